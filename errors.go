@@ -1,0 +1,190 @@
+package dsql
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Errors of this package, for errors.Is. Where the server refused, the
+// *pgconn.PgError stays reachable with errors.As, through pgx, pgxpool and
+// database/sql alike.
+var (
+	// ErrConfig: the Config or connection string cannot work. The text names
+	// the field and what to set. Trying again does not help.
+	ErrConfig = errors.New("dsql: invalid configuration")
+
+	// ErrCredentials: there are no AWS credentials, or they could not be had.
+	ErrCredentials = errors.New("dsql: AWS credentials are not available")
+
+	// ErrAccessDenied: the server refused the login (SQLSTATE 28000): an IAM
+	// policy, a role mapping, the wrong region or key.
+	ErrAccessDenied = errors.New("dsql: access denied")
+
+	// ErrTokenExpired: the server took a fresh token for an expired one
+	// (SQLSTATE 28000, "Signature expired"): this host's clock is off. Such an
+	// error is an ErrAccessDenied as well.
+	ErrTokenExpired = errors.New("dsql: token expired")
+
+	// ErrInvalidSNI: the server could not tell the cluster from the TLS server
+	// name, or got none.
+	ErrInvalidSNI = errors.New("dsql: invalid SNI")
+
+	// ErrRateExceeded: more new connections a second than the cluster's quota
+	// (SQLSTATE 53400).
+	ErrRateExceeded = errors.New("dsql: connection rate exceeded")
+
+	// ErrTooManyConnections: as many connections are open as the cluster's
+	// quota allows (SQLSTATE 53300).
+	ErrTooManyConnections = errors.New("dsql: too many connections")
+
+	// ErrClusterWaking: an idle cluster is starting.
+	ErrClusterWaking = errors.New("dsql: cluster is waking up")
+)
+
+// configError says what is wrong with a field of Config, or a parameter of a
+// connection string, and what to do about it.
+func configError(field, format string, args ...any) error {
+	return fmt.Errorf("%w: %s: %s", ErrConfig, field, fmt.Sprintf(format, args...))
+}
+
+// phase is how far an attempt to connect got.
+type phase string
+
+const (
+	phaseToken      phase = "getting a token"
+	phaseDial       phase = "dial"
+	phaseSSLRequest phase = "SSLRequest"
+	phaseTLS        phase = "TLS handshake"
+	phaseLogin      phase = "login"
+)
+
+// connectError is why a connection could not be had. It shows the sentinels
+// above and its causes to errors.Is and errors.As. One thing it hides: a
+// net.Error that timed out, for which pgconn would put "timeout" in the place
+// of this text.
+type connectError struct {
+	phase   phase
+	address string // dialled
+	sni     string
+	cause   error
+	kind    error // the sentinel for cause, or nil
+	advice  string
+	token   *Token // that was used
+	timeout bool   // the attempt had its time
+	ended   error  // context.Canceled or DeadlineExceeded, when that ended it
+
+	attempts int
+	elapsed  time.Duration
+}
+
+func newConnectError(p phase, address, sni string, cause error) *connectError {
+	e := &connectError{phase: p, address: address, sni: sni, cause: cause}
+	var pgErr *pgconn.PgError
+	if errors.As(cause, &pgErr) {
+		e.kind, e.advice = classify(pgErr)
+	}
+	return e
+}
+
+// passing tells whether trying again can help.
+func (e *connectError) passing() bool {
+	var pgErr *pgconn.PgError
+	if errors.As(e.cause, &pgErr) {
+		return e.kind == ErrRateExceeded || e.kind == ErrTooManyConnections || e.kind == ErrClusterWaking
+	}
+	return passes(e.phase, e.cause)
+}
+
+func (e *connectError) Error() string {
+	if e.phase == phaseToken && e.ended == nil {
+		return e.cause.Error()
+	}
+	var b strings.Builder
+	switch {
+	case e.kind != nil:
+		b.WriteString(e.kind.Error())
+	default:
+		fmt.Fprintf(&b, "dsql: %s failed", e.phase)
+	}
+	fmt.Fprintf(&b, ": %s (SNI %s): %s", e.address, e.sni, e.reason())
+	if e.attempts > 1 {
+		fmt.Fprintf(&b, ", after %d attempts in %s", e.attempts, e.elapsed.Round(time.Millisecond))
+	}
+	if e.advice != "" {
+		fmt.Fprintf(&b, "; %s", e.advice)
+	}
+	return b.String()
+}
+
+func (e *connectError) reason() string {
+	var pgErr *pgconn.PgError
+	var network net.Error
+	reason := e.cause.Error()
+	switch {
+	case errors.As(e.cause, &pgErr):
+		if pgErr.Hint != "" {
+			reason += fmt.Sprintf(" (HINT: %s)", pgErr.Hint)
+		}
+	case e.timeout:
+		reason = "no answer within " + attemptTimeout.String()
+	case errors.Is(e.cause, context.Canceled), errors.As(e.cause, &network) && network.Timeout():
+		reason = "no answer"
+	}
+	switch e.ended {
+	case nil:
+	case context.Canceled:
+		reason += ", until the context was cancelled"
+	default:
+		reason += ", until the deadline"
+	}
+	return reason
+}
+
+// Is holds for the sentinel, what it implies, the cause, and what ended the waiting.
+func (e *connectError) Is(target error) bool {
+	return e.kind != nil && target == e.kind ||
+		e.kind == ErrTokenExpired && target == ErrAccessDenied ||
+		e.ended != nil && target == e.ended ||
+		errors.Is(e.cause, target)
+}
+
+// As finds causes, but for a net.Error.
+func (e *connectError) As(target any) bool {
+	if _, ok := target.(*net.Error); ok {
+		return false
+	}
+	return errors.As(e.cause, target)
+}
+
+// classify says what a refusal means, and what the reader can do. The message
+// decides before the SQLSTATE, which is not recorded for all of them.
+func classify(pgErr *pgconn.PgError) (kind error, advice string) {
+	reason, refused := strings.CutPrefix(strings.ToLower(pgErr.Message), "unable to accept connection")
+	is := func(text string) bool { return refused && strings.Contains(reason, text) }
+	switch {
+	case is("sni"):
+		return ErrInvalidSNI, "check Host, ClusterID and ServerName"
+	case is("waking up"):
+		return ErrClusterWaking, "it starts within seconds: allow a longer ConnectTimeout or context deadline"
+	case is("rate exceeded"), pgErr.Code == "53400":
+		return ErrRateExceeded, "open fewer connections a second, allow a longer ConnectTimeout or deadline, or have the quota raised"
+	case is("too many open connections"), pgErr.Code == "53300":
+		return ErrTooManyConnections, "use smaller pools, or have the quota raised"
+	case is("access denied"), pgErr.Code == "28000":
+		hint := strings.ToLower(pgErr.Hint)
+		switch {
+		case strings.Contains(hint, "signature expired"):
+			return ErrTokenExpired, "the token was fresh, so this host's clock is wrong: set it"
+		case strings.Contains(hint, "wrong user to action mapping"):
+			return ErrAccessDenied, "admin needs a token for DbConnectAdmin, every other role one for DbConnect"
+		}
+		return ErrAccessDenied, "check the IAM policy (dsql:DbConnectAdmin for admin, dsql:DbConnect for every other role), the role mapping (AWS IAM GRANT), the region and the credentials"
+	}
+	return nil, ""
+}
