@@ -1,0 +1,344 @@
+package dsql
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	testKey    = "AKIDEXAMPLE"
+	testSecret = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+)
+
+var (
+	testEndpoint = Endpoint{DialAddress: public + ":5432", ServerName: public, Region: "us-east-1", ClusterID: testID}
+	silent       = slog.New(slog.DiscardHandler)
+)
+
+// provider is a credentials provider that tests steer.
+type provider struct {
+	calls atomic.Int64
+	next  func(ctx context.Context, call int64) (aws.Credentials, error)
+}
+
+func (p *provider) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	call := p.calls.Add(1)
+	if p.next != nil {
+		return p.next(ctx, call)
+	}
+	return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret}, nil
+}
+
+func testSource(p aws.CredentialsProvider, lifetime time.Duration) *TokenSource {
+	return newTokenSource(p, testEndpoint, adminUser, lifetime, silent)
+}
+
+func TestTokenSaysWhatTheServerChecks(t *testing.T) {
+	for user, action := range map[string]string{"admin": "DbConnectAdmin", "app": "DbConnect", "Admin": "DbConnect"} {
+		s := newTokenSource(credentials.NewStaticCredentialsProvider(testKey, testSecret, "session"), testEndpoint, user, 10*time.Minute, silent)
+		before := time.Now().Truncate(time.Second)
+		token, err := s.Token(t.Context())
+		require.NoError(t, err)
+
+		u, err := url.Parse("https://" + token.Reveal())
+		require.NoError(t, err)
+		require.Equal(t, public, u.Host)
+		require.Equal(t, "/", u.Path)
+		q := u.Query()
+		require.Equal(t, action, q.Get("Action"))
+		require.Equal(t, "600", q.Get("X-Amz-Expires"))
+		require.Equal(t, "session", q.Get("X-Amz-Security-Token"))
+		require.True(t, strings.HasSuffix(q.Get("X-Amz-Credential"), "/us-east-1/dsql/aws4_request"))
+		require.WithinRange(t, token.Expires(), before.Add(10*time.Minute), time.Now().Add(10*time.Minute))
+	}
+}
+
+// A token is kept while fresh, replaced in the background while aging, and
+// waited for when dead.
+func TestTokenIsRefreshedAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{}
+		s := testSource(p, 15*time.Minute)
+		first, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 1, p.calls.Load())
+
+		time.Sleep(12*time.Minute - time.Second)
+		same, err := s.Token(t.Context())
+		require.NoError(t, err)
+		synctest.Wait()
+		require.Equal(t, first.Reveal(), same.Reveal())
+		require.EqualValues(t, 1, p.calls.Load())
+
+		// Aging: this call starts the refresh and still gets the old one.
+		time.Sleep(time.Second)
+		same, err = s.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, first.Reveal(), same.Reveal())
+		synctest.Wait()
+		require.EqualValues(t, 2, p.calls.Load())
+		second, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.NotEqual(t, first.Reveal(), second.Reveal())
+
+		// Dead: nobody asked in time.
+		time.Sleep(time.Hour)
+		third, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 3, p.calls.Load())
+		require.Equal(t, time.Now().Add(15*time.Minute), third.Expires().In(time.Local))
+	})
+}
+
+// Whatever the lifetime, and whenever a call comes, its token has the margin left.
+func TestTokenMargin(t *testing.T) {
+	for _, lifetime := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute, 15 * time.Minute, 7 * 24 * time.Hour} {
+		t.Run(lifetime.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := testSource(&provider{}, lifetime)
+				margin := min(lifetime/10, 30*time.Second)
+				for range 400 {
+					token, err := s.Token(t.Context())
+					require.NoError(t, err)
+					require.GreaterOrEqual(t, time.Until(token.Expires()), margin)
+					synctest.Wait()
+					time.Sleep(lifetime/97 + 1713*time.Microsecond)
+				}
+			})
+		})
+	}
+}
+
+func TestTokenOneSigningForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		p := &provider{next: func(ctx context.Context, _ int64) (aws.Credentials, error) {
+			<-release
+			return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret}, nil
+		}}
+		s := testSource(p, 15*time.Minute)
+		tokens := make([]string, 200)
+		var wg sync.WaitGroup
+		for i := range tokens {
+			wg.Go(func() {
+				token, err := s.Token(t.Context())
+				require.NoError(t, err)
+				tokens[i] = token.Reveal()
+			})
+		}
+		synctest.Wait()
+		close(release)
+		wg.Wait()
+		require.EqualValues(t, 1, p.calls.Load())
+		for _, token := range tokens {
+			require.Equal(t, tokens[0], token)
+		}
+	})
+}
+
+func TestTokenCancelledCallerLeavesAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signed := make(chan struct{})
+		ended := make(chan error, 1)
+		p := &provider{next: func(ctx context.Context, _ int64) (aws.Credentials, error) {
+			select {
+			case <-signed:
+				return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret}, nil
+			case <-ctx.Done():
+				ended <- ctx.Err()
+				return aws.Credentials{}, ctx.Err()
+			}
+		}}
+		s := testSource(p, 15*time.Minute)
+		call := func(ctx context.Context) chan error {
+			result := make(chan error, 1)
+			go func() { _, err := s.Token(ctx); result <- err }()
+			synctest.Wait()
+			return result
+		}
+
+		// The one that started it leaves; the other gets its token.
+		ctx, cancel := context.WithCancel(t.Context())
+		starter, other := call(ctx), call(t.Context())
+		cancel()
+		require.ErrorIs(t, <-starter, context.Canceled)
+		signed <- struct{}{}
+		require.NoError(t, <-other)
+		require.EqualValues(t, 1, p.calls.Load())
+
+		// All leave: the signing is cancelled, and the next call gets one of its own.
+		time.Sleep(time.Hour)
+		ctx, cancel = context.WithCancel(t.Context())
+		a, b := call(ctx), call(ctx)
+		cancel()
+		require.ErrorIs(t, <-a, context.Canceled)
+		require.ErrorIs(t, <-b, context.Canceled)
+		require.ErrorIs(t, <-ended, context.Canceled)
+		next := call(t.Context())
+		signed <- struct{}{}
+		require.NoError(t, <-next)
+		require.EqualValues(t, 3, p.calls.Load())
+
+		_, err := s.Token(ctx) // a good token needs no waiting
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		_, err = s.Token(ctx)
+		require.ErrorIs(t, err, context.Canceled)
+		require.EqualValues(t, 3, p.calls.Load())
+	})
+}
+
+// The provider is down for longer than the refresh takes, then for longer than
+// the token lives: first nobody notices, then the error is ErrCredentials, then
+// it recovers by itself.
+func TestTokenProviderDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		p := &provider{next: func(context.Context, int64) (aws.Credentials, error) {
+			if down.Load() {
+				return aws.Credentials{}, errors.New("STS is down")
+			}
+			return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret}, nil
+		}}
+		s := testSource(p, 15*time.Minute)
+		start := time.Now()
+		first, err := s.Token(t.Context())
+		require.NoError(t, err)
+
+		down.Store(true)
+		for time.Since(start) < 14*time.Minute+30*time.Second {
+			token, err := s.Token(t.Context())
+			require.NoError(t, err, "after %s", time.Since(start))
+			require.Equal(t, first.Reveal(), token.Reveal())
+			synctest.Wait()
+			time.Sleep(time.Second)
+		}
+		// 12:00 to 14:30, one try every 10 s.
+		require.InDelta(t, 15, p.calls.Load()-1, 2)
+
+		_, err = s.Token(t.Context())
+		require.ErrorIs(t, err, ErrCredentials)
+		require.ErrorContains(t, err, "STS is down")
+
+		down.Store(false)
+		_, err = s.Token(t.Context())
+		require.NoError(t, err)
+	})
+}
+
+func TestTokenEndsWithItsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var expires time.Time
+		p := &provider{next: func(context.Context, int64) (aws.Credentials, error) {
+			if time.Until(expires) <= 0 { // as the SDK's cache does
+				expires = time.Now().Add(10*time.Minute + 300*time.Millisecond)
+			}
+			return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret, CanExpire: true, Expires: expires}, nil
+		}}
+		s := testSource(p, 15*time.Minute)
+		token, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, expires.Truncate(time.Second), token.Expires().In(time.Local))
+
+		// Right up to their end and past it, without an error.
+		for range 12000 {
+			token, err := s.Token(t.Context())
+			require.NoError(t, err)
+			require.Positive(t, time.Until(token.Expires()))
+			synctest.Wait()
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
+}
+
+func TestTokenBadCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, c := range map[string]struct {
+			credentials aws.Credentials
+			says        string
+		}{
+			"empty":   {aws.Credentials{}, "empty"},
+			"expired": {aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret, CanExpire: true, Expires: time.Now().Add(-time.Second)}, "expired at 1999-12-31T23:59:59Z; renew"},
+			// They do not come back renewed when their last moment is over.
+			"about to expire": {aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret, CanExpire: true, Expires: time.Now().Add(time.Second / 2)}, "expired at"},
+		} {
+			s := testSource(&provider{next: func(context.Context, int64) (aws.Credentials, error) { return c.credentials, nil }}, time.Minute)
+			_, err := s.Token(t.Context())
+			require.ErrorIs(t, err, ErrCredentials, name)
+			require.ErrorContains(t, err, c.says, name)
+			require.NotContains(t, err.Error(), testSecret)
+		}
+	})
+}
+
+// What replaces a dropped token is another one, even within its second.
+func TestTokenDrop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testSource(&provider{}, time.Minute)
+		first, err := s.get(t.Context())
+		require.NoError(t, err)
+		s.drop(first)
+		second, err := s.get(t.Context())
+		require.NoError(t, err)
+		require.NotEqual(t, first.Reveal(), second.Reveal())
+
+		s.drop(first) // late news of the first one
+		third, err := s.get(t.Context())
+		require.NoError(t, err)
+		require.Same(t, second, third)
+	})
+}
+
+func TestTokenAfterTheClockWasSetBack(t *testing.T) {
+	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	token, err := newToken(public + "/?X-Amz-Date=20260101T120000Z&X-Amz-Expires=900")
+	require.NoError(t, err)
+	require.True(t, token.good(now.UnixNano()))
+	require.False(t, token.good(now.Add(-time.Second).UnixNano()), "signed for a time that has not come")
+}
+
+// A signing that hangs is given up, whoever waits.
+func TestTokenSigningIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := testSource(&provider{next: func(ctx context.Context, _ int64) (aws.Credentials, error) {
+			<-ctx.Done()
+			return aws.Credentials{}, ctx.Err()
+		}}, time.Minute)
+		start := time.Now()
+		_, err := s.Token(context.Background())
+		require.ErrorIs(t, err, ErrCredentials)
+		require.Equal(t, signTimeout, time.Since(start))
+	})
+}
+
+func BenchmarkTokenCached(b *testing.B) {
+	s := testSource(&provider{}, 15*time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Token(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkTokenSigned(b *testing.B) {
+	s := testSource(&provider{}, 15*time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.sign(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
