@@ -1,0 +1,123 @@
+package dsql
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+func init() { sql.Register("dsql", sqlDriver{}) }
+
+// sqlDriver is what sql.Open("dsql", connString) uses.
+type sqlDriver struct{}
+
+// OpenConnector parses the connection string once, when sql.Open is called.
+func (sqlDriver) OpenConnector(connString string) (driver.Connector, error) {
+	c, err := ParseConfig(connString)
+	if err != nil {
+		return nil, err
+	}
+	return NewConnector(context.Background(), c)
+}
+
+// Open is for callers that know no driver.DriverContext; database/sql does.
+func (d sqlDriver) Open(connString string) (driver.Conn, error) {
+	c, err := d.OpenConnector(connString)
+	if err != nil {
+		return nil, err
+	}
+	return c.Connect(context.Background())
+}
+
+// NewConnector returns a connector for sql.OpenDB. Its connections are pgx's
+// (package stdlib) and are replaced after 50 to 58 minutes, as PoolConfig says.
+// The *pgx.Conn is reachable through sql.Conn.Raw:
+//
+//	err := conn.Raw(func(driverConn any) error {
+//		pgxConn := driverConn.(interface{ Conn() *pgx.Conn }).Conn()
+//		…
+//	})
+//
+// tune may change the configuration first, as in Connect. Of the pool_…
+// settings in Params the connector heeds the connection's lifetime and its jitter;
+// OpenDB heeds the others that database/sql knows. The error is ErrConfig or
+// ErrCredentials.
+func NewConnector(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (driver.Connector, error) {
+	return newConnector(ctx, c, tune)
+}
+
+func newConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*connector, error) {
+	pool, err := tuned(ctx, c, tune)
+	if err != nil {
+		return nil, err
+	}
+	return &connector{Connector: stdlib.GetConnector(*pool.ConnConfig), pool: pool}, nil
+}
+
+// OpenDB returns a database handle. Like sql.Open it opens no connection yet.
+// As in a pgx pool at most pool_max_conns of Params are open (no limit unless
+// set), and as many stay open when idle, for 10 minutes or pool_max_conn_idle_time;
+// database/sql by itself would close all but two, only to open them again
+// against the cluster's quota of new connections. SetMaxOpenConns and the like
+// may change that.
+func OpenDB(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*sql.DB, error) {
+	connector, err := newConnector(ctx, c, tune)
+	if err != nil {
+		return nil, err
+	}
+	db := sql.OpenDB(connector)
+	db.SetMaxIdleConns(int(connector.pool.MaxConns))
+	if _, ok := c.Params["pool_max_conns"]; ok {
+		db.SetMaxOpenConns(int(connector.pool.MaxConns))
+	}
+	db.SetConnMaxIdleTime(connector.pool.MaxConnIdleTime)
+	return db, nil
+}
+
+type connector struct {
+	driver.Connector
+	pool *pgxpool.Config
+}
+
+func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+	conn, err := c.Connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	lifetime := c.pool.MaxConnLifetime
+	if jitter := c.pool.MaxConnLifetimeJitter; jitter > 0 {
+		lifetime += rand.N(jitter)
+	}
+	return &sqlConn{stdlibConn: conn.(*stdlib.Conn), ends: time.Now().Add(lifetime)}, nil
+}
+
+func (c *connector) Driver() driver.Driver { return sqlDriver{} }
+
+// sqlConn is a pgx connection for database/sql that is replaced in time.
+type sqlConn struct {
+	*stdlibConn
+	ends time.Time
+}
+
+// An embedded stdlib.Conn would be a field named Conn and hide the method.
+type stdlibConn = stdlib.Conn
+
+// IsValid is asked when a connection goes back to the pool (driver.Validator).
+func (c *sqlConn) IsValid() bool {
+	return time.Now().Before(c.ends) && !c.Conn().IsClosed()
+}
+
+// ResetSession is asked before a connection is used again, which may be long
+// after it went back.
+func (c *sqlConn) ResetSession(ctx context.Context) error {
+	if !c.IsValid() {
+		return driver.ErrBadConn
+	}
+	return c.stdlibConn.ResetSession(ctx)
+}

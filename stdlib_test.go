@@ -1,0 +1,118 @@
+package dsql_test
+
+import (
+	"context"
+	"database/sql"
+	"net/url"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dsqlgo/dsql"
+)
+
+func TestOpenDB(t *testing.T) {
+	name := table(t, "id int primary key, name text")
+	db, err := dsql.OpenDB(t.Context(), server.Config())
+	require.NoError(t, err)
+	defer db.Close()
+
+	tx, err := db.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	_, err = tx.ExecContext(t.Context(), "insert into "+name+" values ($1, $2)", 1, "one")
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+
+	stmt, err := db.PrepareContext(t.Context(), "select name from "+name+" where id = $1")
+	require.NoError(t, err)
+	defer stmt.Close()
+	var got string
+	require.NoError(t, stmt.QueryRowContext(t.Context(), 1).Scan(&got))
+	require.Equal(t, "one", got)
+
+	conn, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.Raw(func(driverConn any) error {
+		pgxConn := driverConn.(interface{ Conn() *pgx.Conn }).Conn()
+		require.Equal(t, "admin", selectUser(t, pgxConn))
+		return nil
+	}))
+}
+
+func TestOpenDBPool(t *testing.T) {
+	c := server.Config()
+	c.Params = map[string]string{"pool_max_conns": "3"}
+	db, err := dsql.OpenDB(t.Context(), c)
+	require.NoError(t, err)
+	defer db.Close()
+	require.Equal(t, 3, db.Stats().MaxOpenConnections)
+
+	// As many stay open as were; database/sql would keep two.
+	var wg sync.WaitGroup
+	for range 3 {
+		wg.Go(func() {
+			_, err := db.ExecContext(t.Context(), "select pg_sleep(0.2)")
+			require.NoError(t, err)
+		})
+	}
+	wg.Wait()
+	require.Equal(t, 3, db.Stats().Idle)
+}
+
+// Connections end at their lifetime, each at its own: the ones in use when they
+// go back, the idle ones when they are asked for.
+func TestOpenDBLifetime(t *testing.T) {
+	pid := func(t *testing.T, db *sql.DB) (pid int) {
+		t.Helper()
+		require.NoError(t, db.QueryRowContext(t.Context(), "select pg_backend_pid()").Scan(&pid))
+		return pid
+	}
+	c := server.Config()
+	c.Params = map[string]string{"pool_max_conn_lifetime": "1ms", "pool_max_conn_lifetime_jitter": "0s"}
+	db, err := dsql.OpenDB(t.Context(), c)
+	require.NoError(t, err)
+	defer db.Close()
+	require.NotEqual(t, pid(t, db), pid(t, db))
+
+	c.Params = nil
+	db, err = dsql.OpenDB(t.Context(), c)
+	require.NoError(t, err)
+	defer db.Close()
+	require.Equal(t, pid(t, db), pid(t, db))
+}
+
+func TestSQLOpen(t *testing.T) {
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(ca, server.CAPEM(), 0o600))
+	t.Setenv("AWS_ACCESS_KEY_ID", server.Credentials().AccessKeyID)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", server.Credentials().SecretAccessKey)
+	dsn := "dsql://app@" + publicName + "/postgres?dial_address=" + url.QueryEscape(server.Addr()) +
+		"&sslrootcert=" + url.QueryEscape(ca) + "&application_name=tools&sslmode=require&tokenDurationSecs=60"
+	db, err := sql.Open("dsql", dsn)
+	require.NoError(t, err)
+	defer db.Close()
+	var user, application string
+	require.NoError(t, db.QueryRowContext(t.Context(), "select current_user, current_setting('application_name')").Scan(&user, &application))
+	require.Equal(t, "app", user)
+	require.Equal(t, "tools", application)
+
+	_, err = sql.Open("dsql", "postgres://"+publicName+"/?sslmode=disable")
+	require.ErrorIs(t, err, dsql.ErrConfig)
+}
+
+func TestSQLConnHonoursContext(t *testing.T) {
+	db, err := dsql.OpenDB(t.Context(), server.Config())
+	require.NoError(t, err)
+	defer db.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = db.ExecContext(ctx, "select pg_sleep(30)")
+	require.Error(t, err)
+	require.NoError(t, db.PingContext(t.Context()))
+}
