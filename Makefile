@@ -1,0 +1,57 @@
+GO        ?= go
+FUZZTIME  ?= 30s
+PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
+# The root module, and examples whose dependencies are kept out of it.
+MODULES   := . $(patsubst %/go.mod,%,$(wildcard examples/*/go.mod))
+# gofmt of the toolchain that go.mod selects, which is not always the one on PATH.
+GOFMT      = "$$($(GO) env GOROOT)/bin/gofmt"
+
+.PHONY: help demo test setup format tidy vet lint build bench fuzz clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## set up what is missing and run the quickstart
+	@scripts/setup
+	$(GO) run ./examples/quickstart
+
+test: setup format tidy vet lint build ## set up what is missing, check everything, run the tests
+	@set -e; for m in $(MODULES); do echo "go test -race ./... in $$m"; $(GO) test -C $$m -race ./...; done
+
+setup: ## install what the tests need (Go itself excepted)
+	@scripts/setup cc
+
+format: ## fail on files that gofmt would change
+	@files=$$($(GOFMT) -l .) || exit 1; \
+	[ -z "$$files" ] || { printf 'not formatted; run gofmt -w on:\n%s\n' "$$files" >&2; exit 1; }
+
+tidy: ## fail when a go.mod or go.sum is not what go mod tidy makes
+	@set -e; for m in $(MODULES) tools; do $(GO) mod tidy -C $$m -diff; done
+
+vet: ## go vet in every module
+	@set -e; for m in $(MODULES); do $(GO) vet -C $$m ./...; done
+
+lint: bin/staticcheck ## staticcheck in every module
+	@set -e; for m in $(MODULES); do (cd $$m && "$(CURDIR)/bin/staticcheck" ./...); done
+
+# A module of its own: staticcheck needs a newer Go than the library does.
+bin/staticcheck: tools/go.mod tools/go.sum
+	$(GO) build -C tools -o ../$@ honnef.co/go/tools/cmd/staticcheck
+
+build: ## build for every platform
+	@set -e; for p in $(PLATFORMS); do echo "go build ./... for $$p"; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build ./...; done
+
+bench: ## run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@set -e; for pkg in $$($(GO) list ./...); do \
+		targets=$$($(GO) test -list '^Fuzz' $$pkg); \
+		for f in $$(printf '%s\n' "$$targets" | sed -n '/^Fuzz/p'); do \
+			echo "$$pkg $$f"; \
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; done
+
+clean: ## remove what the targets built
+	rm -rf bin
