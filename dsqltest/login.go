@@ -1,0 +1,452 @@
+package dsqltest
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"crypto/tls"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	databaseName = "postgres" // the only one there is
+	alpnProtocol = "postgresql"
+
+	// loginTimeout bounds everything from accept to the first ReadyForQuery, so
+	// that a silent client does not stay for ever.
+	loginTimeout = 30 * time.Second
+
+	// lingerTimeout is how long a refused client may take to read why.
+	lingerTimeout = time.Second
+
+	maxStartup  = 10_000    // bytes: PostgreSQL's MAX_STARTUP_PACKET_LENGTH
+	maxPassword = 64 * 1024 // bytes: a token with a session token takes some 2 KiB
+
+	// readBuffer suffices for a login and most of what clients send; there is one
+	// for each idle session.
+	readBuffer = 4 * 1024
+)
+
+// What the first packet of a connection can be, beside a startup message of
+// protocol 3.x. See "Message Formats" in the PostgreSQL manual.
+const (
+	tlsHandshake     = 0x16 // content type of a TLS record
+	cancelCode       = 80877102
+	sslRequestCode   = 80877103
+	gssEncCode       = 80877104
+	protocolMajor    = 3
+	protocolVersion3 = protocolMajor << 16
+)
+
+// client is one connection, from accept to its end.
+type client struct {
+	server  *Server
+	attempt *Attempt // guarded by server.mu
+
+	raw  *rawConn
+	conn net.Conn // TLS over raw, once it is set up
+	// reader reads conn for the login and for the relay alike: a client may send
+	// its password, and more, together with the startup message.
+	reader *bufio.Reader
+
+	direct     bool // TLS from the first byte
+	serverName string
+}
+
+// rawConn is a client's TCP connection, with its first bytes held to be looked at.
+type rawConn struct {
+	net.Conn
+	reader *bufio.Reader
+	client *client
+}
+
+func (r *rawConn) Read(p []byte) (int, error) { return r.reader.Read(p) }
+
+func newClient(s *Server, conn net.Conn) *client {
+	c := &client{server: s, attempt: s.newAttempt(conn.LocalAddr().String())}
+	// As small as bufio has it: TLS reads in larger pieces, which go past it.
+	c.raw = &rawConn{Conn: conn, reader: bufio.NewReaderSize(conn, 16), client: c}
+	c.conn = c.raw
+	return c
+}
+
+// refusal is a FATAL ErrorResponse that ends a connection.
+type refusal struct {
+	response pgproto3.ErrorResponse
+	reason   string // for Attempt
+}
+
+func (r *refusal) Error() string { return r.response.Message }
+
+func refuse(code, format string, args ...any) *refusal {
+	return &refusal{response: pgproto3.ErrorResponse{
+		Severity:            "FATAL",
+		SeverityUnlocalized: "FATAL",
+		Code:                code,
+		Message:             fmt.Sprintf(format, args...),
+	}}
+}
+
+// errCancel ends a connection that came for a cancel request and got it.
+var errCancel = errors.New("cancelled")
+
+func (c *client) serve() {
+	c.raw.SetDeadline(time.Now().Add(loginTimeout))
+	st, err := c.login()
+	if err != nil {
+		c.end(err)
+		return
+	}
+	session := newSession(c, st)
+	defer session.unregister()
+	// Before the client can know: its test may look at once.
+	c.record(func(a *Attempt) { a.Outcome = "ok" })
+	if err := session.greet(st); err != nil {
+		c.end(fmt.Errorf("answering the login: %w", err))
+		return
+	}
+	c.raw.SetDeadline(time.Time{})
+	session.run()
+}
+
+// end records why the login came to nothing, and says so to a client that is refused.
+func (c *client) end(err error) {
+	var refused *refusal
+	isRefusal := errors.As(err, &refused)
+	c.record(func(a *Attempt) {
+		a.Outcome = err.Error()
+		if isRefusal {
+			a.Reason = refused.reason
+		}
+		if errors.Is(err, errCancel) {
+			a.Outcome = "ok"
+		}
+	})
+	if isRefusal {
+		c.send(&refused.response)
+		c.linger()
+	}
+	c.conn.Close()
+}
+
+// linger half-closes the connection and waits for the client to hang up: a
+// close with input unread would reset it, and the client might lose the refusal.
+func (c *client) linger() {
+	if half, ok := c.conn.(*tls.Conn); ok {
+		half.CloseWrite()
+	}
+	if tcp, ok := c.raw.Conn.(*net.TCPConn); ok {
+		tcp.CloseWrite()
+	}
+	c.raw.SetReadDeadline(time.Now().Add(lingerTimeout))
+	io.CopyN(io.Discard, c.raw, maxPassword)
+}
+
+// login takes the connection from its first byte to a verified token. Its
+// errors hold nothing of the token.
+func (c *client) login() (*startup, error) {
+	if err := c.secure(); err != nil {
+		return nil, err
+	}
+	code, body, err := readPacket(c.reader)
+	if err != nil {
+		return nil, fmt.Errorf("reading the startup message: %w", err)
+	}
+	if code == cancelCode {
+		return nil, c.cancel(body)
+	}
+	st, err := parseStartup(code, body)
+	if err != nil {
+		return nil, err
+	}
+	c.record(func(a *Attempt) { a.User = st.user })
+	byName, err := c.route(st)
+	if err != nil {
+		return nil, err
+	}
+	if err := st.check(); err != nil {
+		return nil, err
+	}
+	return st, c.verify(st, byName)
+}
+
+// secure sets up TLS, which it sees from the first byte or after an SSLRequest.
+func (c *client) secure() error {
+	for {
+		first, err := c.raw.reader.Peek(1)
+		if err != nil {
+			return fmt.Errorf("waiting for TLS: %w", err)
+		}
+		if first[0] == tlsHandshake {
+			c.direct = true
+			return c.handshake()
+		}
+		code, _, err := readPacket(c.raw)
+		if err != nil {
+			return fmt.Errorf("reading the first packet: %w", err)
+		}
+		switch code {
+		case gssEncCode: // the client may ask for TLS instead
+			if _, err := c.raw.Write([]byte{'N'}); err != nil {
+				return fmt.Errorf("answering the GSSENCRequest: %w", err)
+			}
+		case sslRequestCode:
+			c.record(func(a *Attempt) { a.SSLRequest = true })
+			if _, err := c.raw.Write([]byte{'S'}); err != nil {
+				return fmt.Errorf("answering the SSLRequest: %w", err)
+			}
+			return c.handshake()
+		case cancelCode:
+			return errors.New("a cancel request without TLS")
+		default:
+			// That plaintext is refused is documented, in which words is not.
+			return refuse("28000", "unable to accept connection, TLS is required")
+		}
+	}
+}
+
+func (c *client) handshake() error {
+	conn := tls.Server(c.raw, c.server.tls)
+	if err := conn.HandshakeContext(c.server.ctx); err != nil {
+		return fmt.Errorf("TLS handshake: %w", err)
+	}
+	state := conn.ConnectionState()
+	c.record(func(a *Attempt) {
+		a.TLSVersion = state.Version
+		a.ALPN = state.NegotiatedProtocol
+	})
+	c.conn = conn
+	c.reader = bufio.NewReaderSize(conn, readBuffer)
+	return nil
+}
+
+// hello looks at a ClientHello before it is answered: a client that turns the
+// certificate down has shown its server name all the same.
+func (c *client) hello(hello *tls.ClientHelloInfo) error {
+	c.serverName = hello.ServerName
+	c.record(func(a *Attempt) { a.ServerName = hello.ServerName })
+	// PostgreSQL 17 does the same: without ALPN, another protocol's client could
+	// be led to speak to this port (the ALPACA attack).
+	if c.direct && !slices.Contains(hello.SupportedProtos, alpnProtocol) {
+		return errors.New("direct TLS needs the ALPN protocol " + alpnProtocol)
+	}
+	return nil
+}
+
+// readPacket reads what has no type byte: a length, a code and a body.
+func readPacket(r io.Reader) (code uint32, body []byte, err error) {
+	var header [8]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return 0, nil, err
+	}
+	length := binary.BigEndian.Uint32(header[:4])
+	if length < uint32(len(header)) || length > maxStartup {
+		return 0, nil, errors.New("not a PostgreSQL client: invalid length of the startup packet")
+	}
+	body = make([]byte, length-uint32(len(header)))
+	_, err = io.ReadFull(r, body)
+	return binary.BigEndian.Uint32(header[4:]), body, err
+}
+
+// startup is what a startup message asks for.
+type startup struct {
+	user      string
+	database  string
+	clusterID string            // from the option amzn-cluster-id
+	settings  map[string]string // for PostgreSQL, by lower-case name
+	refused   string            // the first setting that cannot be made
+
+	negotiate bool     // the client speaks a newer 3.x, or has protocol options
+	options   []string // those protocol options
+}
+
+// settable are the settings that a startup message may make. At the service most
+// others are refused, client_min_messages among them.
+var settable = []string{
+	"application_name", "client_encoding", "datestyle", "extra_float_digits",
+	"intervalstyle", "search_path", "timezone",
+}
+
+func parseStartup(version uint32, body []byte) (*startup, error) {
+	if version>>16 != protocolMajor {
+		return nil, refuse("0A000", "unsupported frontend protocol %d.%d: server supports 3.0 to 3.0", version>>16, version&0xffff)
+	}
+	st := &startup{settings: make(map[string]string), negotiate: version != protocolVersion3}
+	next := func() (string, bool) {
+		value, rest, ok := bytes.Cut(body, []byte{0})
+		body = rest
+		return string(value), ok
+	}
+	for {
+		name, ok := next()
+		if ok && name == "" && len(body) == 0 {
+			break
+		}
+		value, terminated := next()
+		if !ok || name == "" || !terminated {
+			return nil, refuse("08P01", "invalid startup packet layout: expected terminator as last byte")
+		}
+		setting := strings.ToLower(name)
+		switch {
+		case name == "user":
+			st.user = value
+		case name == "database":
+			st.database = value
+		case name == "options":
+			st.parseOptions(value)
+		case strings.HasPrefix(name, "_pq_."):
+			st.negotiate = true
+			st.options = append(st.options, name)
+		case slices.Contains(settable, setting):
+			st.settings[setting] = value
+		default:
+			st.refuse(name)
+		}
+	}
+	if st.user == "" {
+		return nil, refuse("28000", "no PostgreSQL user name specified in startup packet")
+	}
+	if st.database == "" {
+		st.database = st.user
+	}
+	return st, nil
+}
+
+// parseOptions reads what libpq has from PGOPTIONS: "-c name=value", "-cname=value"
+// or "--name=value", of which only amzn-cluster-id is known.
+func (st *startup) parseOptions(options string) {
+	fields := strings.Fields(options)
+	for i := 0; i < len(fields); i++ {
+		field := fields[i]
+		if field == "-c" && i+1 < len(fields) {
+			i++
+			field = "-c" + fields[i]
+		}
+		setting, ok := strings.CutPrefix(field, "-c")
+		if !ok {
+			setting, ok = strings.CutPrefix(field, "--")
+		}
+		name, value, _ := strings.Cut(setting, "=")
+		if !ok || name != "amzn-cluster-id" {
+			st.refuse(cmp.Or(name, field))
+			continue
+		}
+		st.clusterID = value
+	}
+}
+
+func (st *startup) refuse(setting string) {
+	if st.refused == "" {
+		st.refused = setting
+	}
+}
+
+// check refuses what DSQL does not have.
+func (st *startup) check() error {
+	if st.refused != "" {
+		return refuse("0A000", "setting configuration parameter %q not supported", st.refused)
+	}
+	if st.database != databaseName {
+		return refuse("3D000", "database %q does not exist", st.database)
+	}
+	return nil
+}
+
+// route finds the cluster. byName is the server name that led to it, which is
+// "" when amzn-cluster-id did. The SQLSTATE of its refusals is not recorded
+// from the service; 08004, server rejected the connection, is our choice.
+func (c *client) route(st *startup) (byName string, err error) {
+	switch {
+	case c.server.isEndpoint(c.serverName):
+		byName = c.serverName
+	case st.clusterID == c.server.clusterID:
+	case c.serverName == "" && st.clusterID == "":
+		return "", refuse("08004", "unable to accept connection, sni was not received")
+	default:
+		return "", refuse("08004", "unable to accept connection, invalid sni")
+	}
+	c.record(func(a *Attempt) { a.ClusterID = c.server.clusterID })
+	return byName, nil
+}
+
+// verify asks for the password and checks the token that it should be.
+func (c *client) verify(st *startup, byName string) error {
+	var ask []pgproto3.BackendMessage
+	if st.negotiate {
+		ask = append(ask, &pgproto3.NegotiateProtocolVersion{NewestMinorProtocol: protocolVersion3, UnrecognizedOptions: st.options})
+	}
+	if err := c.send(append(ask, &pgproto3.AuthenticationCleartextPassword{})...); err != nil {
+		return fmt.Errorf("asking for the password: %w", err)
+	}
+	password, err := readPassword(c.reader)
+	if err != nil {
+		return err
+	}
+	t, err := parseToken(password)
+	c.record(func(a *Attempt) {
+		a.TokenID = tokenID(password)
+		a.TokenHost, a.TokenRegion, a.TokenAction = t.host, t.region, t.action
+	})
+	if err != nil {
+		return denied("", err.Error())
+	}
+	return c.server.authenticate(t, st.user, byName)
+}
+
+func readPassword(r io.Reader) (string, error) {
+	var header [headerSize]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return "", fmt.Errorf("waiting for the password: %w", err)
+	}
+	if header[0] != 'p' {
+		return "", refuse("08P01", "expected password response, got message type %d", header[0])
+	}
+	length := binary.BigEndian.Uint32(header[1:])
+	if length < 5 || length > maxPassword {
+		return "", refuse("08P01", "invalid length of password packet")
+	}
+	body := make([]byte, length-4)
+	if _, err := io.ReadFull(r, body); err != nil {
+		return "", fmt.Errorf("reading the password: %w", err)
+	}
+	password, ok := bytes.CutSuffix(body, []byte{0})
+	if !ok {
+		return "", refuse("08P01", "invalid password packet layout: expected terminator as last byte")
+	}
+	return string(password), nil
+}
+
+func (c *client) send(messages ...pgproto3.BackendMessage) error {
+	data, err := encode(messages...)
+	if err != nil {
+		return err
+	}
+	_, err = c.conn.Write(data)
+	return err
+}
+
+func encode(messages ...pgproto3.BackendMessage) ([]byte, error) {
+	var data []byte
+	for _, message := range messages {
+		var err error
+		if data, err = message.Encode(data); err != nil {
+			return nil, err
+		}
+	}
+	return data, nil
+}
+
+func (c *client) record(update func(*Attempt)) {
+	c.server.mu.Lock()
+	defer c.server.mu.Unlock()
+	update(c.attempt)
+}

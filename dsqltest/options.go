@@ -1,0 +1,169 @@
+package dsqltest
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Option changes a server from its defaults. A value that cannot work is
+// reported by New and Start.
+type Option func(*options)
+
+type options struct {
+	clusterID   string
+	region      string
+	suffix      string
+	vpcEndpoint string
+	roles       []string
+	address     string
+	dataDir     string
+	now         func() time.Time
+}
+
+// WithClusterID sets the cluster's ID: 26 characters of a-z and 0-9. The
+// default is random.
+func WithClusterID(id string) Option {
+	return func(o *options) { o.clusterID = id }
+}
+
+// WithRegion sets the AWS region; the default is "us-east-1".
+func WithRegion(region string) Option {
+	return func(o *options) { o.region = region }
+}
+
+// WithPrivateLinkSuffix sets what follows "dsql-" in the PrivateLink and VPC
+// endpoint names; the default is "fnh4".
+func WithPrivateLinkSuffix(suffix string) Option {
+	return func(o *options) { o.suffix = suffix }
+}
+
+// WithVPCEndpoint sets the VPC endpoint's name. It must belong to the server's
+// region and PrivateLink suffix. The default is random.
+func WithVPCEndpoint(name string) Option {
+	return func(o *options) { o.vpcEndpoint = name }
+}
+
+// WithRoles names the roles that may log in beside admin, in place of the
+// default, which is one role named "app". No names: admin only.
+func WithRoles(names ...string) Option {
+	return func(o *options) { o.roles = slices.Clone(names) }
+}
+
+// WithClock sets the clock that tokens are checked against; the default is
+// time.Now. It is called from many goroutines at once. Certificates keep to
+// the machine's clock, since that is what clients check them against.
+func WithClock(now func() time.Time) Option {
+	return func(o *options) { o.now = now }
+}
+
+// WithAddress sets the "host:port" to listen on, which must be loopback. Port 0, the
+// default, takes a free one.
+func WithAddress(address string) Option {
+	return func(o *options) { o.address = address }
+}
+
+// WithDataDir keeps PostgreSQL's data in dir, which is created when missing
+// and stays after Close. The default is a temporary directory.
+func WithDataDir(dir string) Option {
+	return func(o *options) { o.dataDir = dir }
+}
+
+var (
+	clusterIDPattern = regexp.MustCompile(`^[a-z0-9]{26}$`)
+	labelPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+)
+
+func newOptions(opts []Option) (options, error) {
+	o := options{
+		clusterID: strings.ToLower(rand.Text()[:26]),
+		region:    "us-east-1",
+		suffix:    "fnh4",
+		roles:     []string{"app"},
+		address:   "127.0.0.1:0",
+		now:       time.Now,
+	}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	if o.vpcEndpoint == "" {
+		o.vpcEndpoint = randomVPCEndpoint() + o.vpcDomain()
+	}
+	return o, o.check()
+}
+
+func (o *options) check() error {
+	if !clusterIDPattern.MatchString(o.clusterID) {
+		return fmt.Errorf("dsqltest: WithClusterID: %q is not a cluster ID: use 26 characters of a-z and 0-9", o.clusterID)
+	}
+	if !labelPattern.MatchString(o.region) {
+		return fmt.Errorf("dsqltest: WithRegion: %q is not a region: use one such as us-east-1", o.region)
+	}
+	if !labelPattern.MatchString(o.suffix) {
+		return fmt.Errorf("dsqltest: WithPrivateLinkSuffix: %q cannot stand in a host name: use one such as fnh4", o.suffix)
+	}
+	if id, ok := strings.CutSuffix(o.vpcEndpoint, o.vpcDomain()); !ok || !strings.HasPrefix(id, "vpce-") || !labelPattern.MatchString(id) {
+		return fmt.Errorf("dsqltest: WithVPCEndpoint: %q is no VPC endpoint of this server: use vpce-<id>%s, or set WithRegion and WithPrivateLinkSuffix too",
+			o.vpcEndpoint, o.vpcDomain())
+	}
+	for _, role := range o.roles {
+		if err := checkRole(role); err != nil {
+			return err
+		}
+	}
+	if o.now == nil {
+		return errors.New("dsqltest: WithClock: no clock given: leave the option out for time.Now")
+	}
+	host, _, err := net.SplitHostPort(o.address)
+	if err != nil {
+		return fmt.Errorf("dsqltest: WithAddress: %w: use one such as 127.0.0.1:0", err)
+	}
+	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.IsLoopback()) {
+		return fmt.Errorf("dsqltest: WithAddress: %q is not a loopback address: use 127.0.0.1, [::1] or localhost", o.address)
+	}
+	return nil
+}
+
+// checkRole keeps out the roles that PostgreSQL has or reserves: a login as
+// its superuser would step around everything.
+func checkRole(name string) error {
+	const maxLength = 63 // bytes: PostgreSQL cuts longer names short
+	if name == "" || len(name) > maxLength || strings.ContainsRune(name, 0) {
+		return fmt.Errorf("dsqltest: WithRoles: %q is not a role name: use 1 to %d bytes", name, maxLength)
+	}
+	if name == adminRole || name == "postgres" || name == "public" || name == "none" || strings.HasPrefix(name, "pg_") {
+		return fmt.Errorf("dsqltest: WithRoles: %q is taken or reserved: use another name", name)
+	}
+	return nil
+}
+
+func (o *options) endpoint() string {
+	return o.clusterID + ".dsql." + o.region + ".on.aws"
+}
+
+func (o *options) privateEndpoint() string {
+	return o.clusterID + ".dsql-" + o.suffix + "." + o.region + ".on.aws"
+}
+
+func (o *options) vpcDomain() string {
+	domain := ".dsql-" + o.suffix + "." + o.region + ".vpce.amazonaws.com"
+	if strings.HasPrefix(o.region, "cn-") {
+		domain += ".cn"
+	}
+	return domain
+}
+
+// randomVPCEndpoint returns a first label of the usual form: 17 hexadecimal
+// digits, then 8 letters and digits.
+func randomVPCEndpoint() string {
+	id := make([]byte, 9)
+	rand.Read(id) // never fails, see crypto/rand
+	return "vpce-" + hex.EncodeToString(id)[:17] + "-" + strings.ToLower(rand.Text()[:8])
+}

@@ -1,0 +1,335 @@
+package dsqltest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/dsqlgo/dsql"
+)
+
+const (
+	adminRole = "admin"
+
+	// startTimeout bounds New. A start takes about a second; a loaded machine
+	// that still makes an initdb in this time should pass.
+	startTimeout = time.Minute
+
+	// acceptPause is how long to wait after a failed accept, which is out of
+	// file descriptors as a rule, before trying again.
+	acceptPause = 10 * time.Millisecond
+
+	// keptAttempts bounds what Attempts holds in a server that runs for long.
+	keptAttempts = 100_000
+)
+
+// Server is one cluster's endpoint. Its methods may be called by any number of
+// goroutines at once, also after Close.
+type Server struct {
+	options
+	listener    net.Listener
+	postgres    *postgres
+	authority   *authority
+	tls         *tls.Config
+	credentials aws.Credentials
+
+	ctx     context.Context // what the server does by itself, until Close
+	cancel  context.CancelFunc
+	serving sync.WaitGroup
+	close   func() error
+
+	mu       sync.Mutex // guards what follows
+	closed   bool
+	conns    map[net.Conn]struct{} // clients' and backends'
+	sessions map[uint32]*session   // by process ID
+	keys     map[string]key        // by access key ID
+	attempts []*Attempt
+}
+
+// Attempt is what one connection showed on its way in. Fields that it did not
+// get to are zero.
+type Attempt struct {
+	Address    string // what the client dialled, "host:port"
+	ServerName string // SNI, "" when none was sent
+	SSLRequest bool   // TLS was asked for with an SSLRequest, else begun directly
+	TLSVersion uint16 // as tls.VersionTLS13
+	ALPN       string // agreed protocol
+
+	User      string
+	ClusterID string // where the connection was routed, by SNI or amzn-cluster-id
+
+	// Of the token, which need not have been valid.
+	TokenHost   string
+	TokenRegion string
+	TokenAction string
+	TokenID     string // a hash: equal for equal tokens; SigV4 makes equal ones within one second
+
+	// Cancel is set when the client came to cancel a query, not to log in.
+	Cancel bool
+
+	// Outcome is "" while the login is under way, then "ok", the message of the
+	// refusal, or what broke the connection.
+	Outcome string
+
+	// Reason is why access was denied. The client is not told.
+	Reason string
+}
+
+// New starts a server that is closed when tb ends. It fails tb when that does
+// not work, with a word on what to install if PostgreSQL is missing.
+func New(tb testing.TB, opts ...Option) *Server {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
+	defer cancel()
+	s, err := Start(ctx, opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			tb.Error(err)
+		}
+	})
+	return s
+}
+
+// Start starts a server that runs until Close. ctx bounds the start only. The
+// error says which option is wrong, or what PostgreSQL lacks and how to
+// install it.
+func Start(ctx context.Context, opts ...Option) (*Server, error) {
+	o, err := newOptions(opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{
+		options: o,
+		// Unlike any real key, so that nobody mistakes a log of one for a leak.
+		credentials: aws.Credentials{
+			AccessKeyID:     "DSQLTEST" + rand.Text()[:12],
+			SecretAccessKey: rand.Text() + rand.Text()[:14],
+			Source:          "dsqltest",
+		},
+		conns:    make(map[net.Conn]struct{}),
+		sessions: make(map[uint32]*session),
+		keys:     make(map[string]key),
+	}
+	s.AllowKey(s.credentials.AccessKeyID, s.credentials.SecretAccessKey, "")
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.close = sync.OnceValue(s.shutdown)
+	if err := s.start(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+func (s *Server) start(ctx context.Context) error {
+	var err error
+	if s.authority, err = newAuthority(time.Now()); err != nil {
+		return fmt.Errorf("dsqltest: making a certificate authority: %w", err)
+	}
+	certificate, err := s.authority.issue("*.dsql."+s.region+".on.aws", "*.dsql-"+s.suffix+"."+s.region+".on.aws")
+	if err != nil {
+		return fmt.Errorf("dsqltest: making a certificate: %w", err)
+	}
+	s.tls = &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{alpnProtocol},
+		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			return nil, hello.Conn.(*rawConn).client.hello(hello)
+		},
+	}
+	if s.postgres, err = startPostgres(ctx, s.dataDir); err != nil {
+		return err
+	}
+	if err := s.postgres.exec(ctx, setupSQL(s.roles)); err != nil {
+		return fmt.Errorf("dsqltest: setting up roles: %w", err)
+	}
+	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.address); err != nil {
+		return fmt.Errorf("dsqltest: WithAddress: %w: use port 0 for a free one", err)
+	}
+	s.serving.Go(s.accept)
+	return nil
+}
+
+// setupSQL makes the roles, in a data directory that may have them already.
+func setupSQL(roles []string) string {
+	var b strings.Builder
+	create := func(role, attributes string) {
+		fmt.Fprintf(&b, "DO %s;\n", quoteLiteral(fmt.Sprintf(
+			"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
+			quoteLiteral(role), quoteIdentifier(role), attributes)))
+	}
+	create(adminRole, "LOGIN CREATEROLE")
+	for _, role := range roles {
+		create(role, "LOGIN")
+	}
+	fmt.Fprintf(&b, "ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName)
+	return b.String()
+}
+
+// quoteLiteral relies on standard_conforming_strings, which is on by default.
+func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
+
+// Config returns the configuration that connects to this server as admin.
+func (s *Server) Config() dsql.Config {
+	return dsql.Config{
+		Host:        s.Endpoint(),
+		DialAddress: s.Addr(),
+		RootCAs:     s.RootCAs(),
+		Credentials: aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+			return s.credentials, nil
+		}),
+	}
+}
+
+// Format keeps the server's keys out of what prints it.
+func (s *Server) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "dsqltest.Server(%s at %s)", s.Endpoint(), s.Addr())
+}
+
+// Close ends every session and stops PostgreSQL. It returns when nothing of
+// the server is left, and may be called more than once.
+func (s *Server) Close() error { return s.close() }
+
+func (s *Server) shutdown() error {
+	s.cancel()
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.conns {
+		conn.Close()
+	}
+	s.mu.Unlock()
+	if s.listener != nil {
+		s.listener.Close()
+	}
+	s.serving.Wait()
+	if s.postgres != nil {
+		return s.postgres.close()
+	}
+	return nil
+}
+
+// Addr is the "host:port" that the server listens on.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Endpoint is the cluster's public name, <id>.dsql.<region>.on.aws. It is the
+// name to send as SNI and to sign tokens for; it does not resolve to Addr.
+func (s *Server) Endpoint() string { return s.endpoint() }
+
+// PrivateEndpoint is the cluster's PrivateLink name,
+// <id>.dsql-<suffix>.<region>.on.aws. It works wherever Endpoint does.
+func (s *Server) PrivateEndpoint() string { return s.privateEndpoint() }
+
+// VPCEndpoint is a VPC endpoint's name,
+// vpce-….dsql-<suffix>.<region>.vpce.amazonaws.com. At the service it is a
+// name to dial only: no certificate covers it, and as SNI it is refused.
+func (s *Server) VPCEndpoint() string { return s.vpcEndpoint }
+
+// ClusterID is the cluster's ID, the first label of its names.
+func (s *Server) ClusterID() string { return s.clusterID }
+
+// Region is the AWS region that tokens must be signed for.
+func (s *Server) Region() string { return s.region }
+
+// RootCAs holds the authority that signed the server's certificate.
+func (s *Server) RootCAs() *x509.CertPool { return s.authority.pool() }
+
+// CAPEM is that authority's certificate in PEM, for an sslrootcert file.
+func (s *Server) CAPEM() []byte { return s.authority.pem() }
+
+// Credentials are the server's own key pair, which signs valid tokens.
+func (s *Server) Credentials() aws.Credentials { return s.credentials }
+
+// AllowKey lets one more key pair sign tokens, for every role. Tokens must
+// carry exactly sessionToken, or none when it is empty. An access key ID that is allowed
+// already is replaced.
+func (s *Server) AllowKey(accessKeyID, secretKey, sessionToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.keys[accessKeyID] = key{secret: secretKey, sessionToken: sessionToken}
+}
+
+// Attempts returns a copy of what every connection so far showed, in the order
+// they were accepted; of very many, the last 50,000 at least.
+func (s *Server) Attempts() []Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	attempts := make([]Attempt, len(s.attempts))
+	for i, a := range s.attempts {
+		attempts[i] = *a
+	}
+	return attempts
+}
+
+func (s *Server) accept() {
+	for {
+		conn, err := s.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-s.ctx.Done():
+				return
+			}
+		}
+		if !s.track(conn) {
+			return
+		}
+		c := newClient(s, conn)
+		s.serving.Go(func() {
+			defer s.drop(conn)
+			c.serve()
+		})
+	}
+}
+
+// track has Close end conn. It is false, and conn closed, when Close has begun.
+func (s *Server) track(conn net.Conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		conn.Close()
+		return false
+	}
+	s.conns[conn] = struct{}{}
+	return true
+}
+
+// drop closes a tracked conn.
+func (s *Server) drop(conn net.Conn) {
+	conn.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.conns, conn)
+}
+
+func (s *Server) newAttempt(address string) *Attempt {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.attempts) == keptAttempts {
+		s.attempts = append([]*Attempt(nil), s.attempts[keptAttempts/2:]...)
+	}
+	a := &Attempt{Address: address}
+	s.attempts = append(s.attempts, a)
+	return a
+}
+
+// isEndpoint reports whether name is one of the cluster's two names.
+func (s *Server) isEndpoint(name string) bool {
+	return strings.EqualFold(name, s.endpoint()) || strings.EqualFold(name, s.privateEndpoint())
+}

@@ -1,0 +1,311 @@
+package dsqltest
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/require"
+)
+
+func TestSession(t *testing.T) {
+	s := New(t)
+
+	t.Run("big result", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, adminRole))
+		rows, err := conn.Query(t.Context(), "select i, repeat(md5(i::text), 1 + i % 9) from generate_series(1, 100000) i")
+		require.NoError(t, err)
+		sum, n := sha256.New(), 0
+		var i int
+		var text string
+		_, err = pgx.ForEachRow(rows, []any{&i, &text}, func() error {
+			n++
+			_, err := io.WriteString(sum, text)
+			return err
+		})
+		require.NoError(t, err)
+		require.Equal(t, 100_000, n)
+		require.Equal(t, fmt.Sprintf("%x", sum.Sum(nil)), queryString(t, conn,
+			"select encode(sha256(string_agg(repeat(md5(i::text), 1 + i % 9), '' order by i)::bytea), 'hex') from generate_series(1, 100000) i"))
+	})
+
+	t.Run("COPY both ways", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, adminRole))
+		_, err := conn.Exec(t.Context(), "create table copied (line text)")
+		require.NoError(t, err)
+		lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 50_000)
+		tag, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(lines), "copy copied from stdin")
+		require.NoError(t, err)
+		require.EqualValues(t, 50_000, tag.RowsAffected())
+		var out bytes.Buffer
+		_, err = conn.PgConn().CopyTo(t.Context(), &out, "copy copied to stdout")
+		require.NoError(t, err)
+		require.True(t, lines == out.String(), "what came out is not what went in")
+	})
+
+	t.Run("pipeline and prepared statements", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, adminRole))
+		var batch pgx.Batch
+		for i := range 1000 {
+			batch.Queue("select $1::int + 1", i)
+		}
+		results := conn.SendBatch(t.Context(), &batch)
+		for i := range 1000 {
+			var got int
+			require.NoError(t, results.QueryRow().Scan(&got))
+			require.Equal(t, i+1, got)
+		}
+		require.NoError(t, results.Close())
+	})
+
+	t.Run("errors and notices pass", func(t *testing.T) {
+		config := connConfig(t, s, adminRole)
+		notices := make(chan string, 1)
+		config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) { notices <- n.Message }
+		conn := connect(t, config)
+		_, err := conn.Exec(t.Context(), "select 1/0")
+		require.ErrorContains(t, err, "22012")
+		_, err = conn.Exec(t.Context(), "do 'begin raise notice ''heard''; end'")
+		require.NoError(t, err)
+		require.Equal(t, "heard", <-notices)
+		_, err = conn.Exec(t.Context(), "set timezone to 'Asia/Tokyo'")
+		require.NoError(t, err)
+		require.Equal(t, "Asia/Tokyo", conn.PgConn().ParameterStatus("TimeZone"))
+	})
+
+	t.Run("cancel", func(t *testing.T) {
+		for _, negotiation := range []string{"direct", "postgres"} {
+			config := connConfig(t, s, adminRole)
+			config.SSLNegotiation = negotiation
+			conn := connect(t, config)
+			ended := make(chan error, 1)
+			go func() {
+				_, err := conn.Exec(context.Background(), "select pg_sleep(30)")
+				ended <- err
+			}()
+			watcher := connect(t, connConfig(t, s, adminRole))
+			require.Eventually(t, func() bool {
+				return queryString(t, watcher, "select count(*)::text from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'") == "1"
+			}, 10*time.Second, 10*time.Millisecond)
+			require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
+			require.ErrorContains(t, <-ended, "57014")
+			last := lastAttempt(t, s)
+			require.True(t, last.Cancel)
+			require.Equal(t, "ok", last.Outcome)
+			require.Equal(t, negotiation == "postgres", last.SSLRequest)
+			require.Equal(t, "1", queryString(t, conn, "select '1'"), "the session lives on")
+		}
+	})
+
+	t.Run("cancel with the wrong key", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, adminRole))
+		require.NoError(t, conn.Ping(t.Context()))
+		wrong := bytes.Clone(conn.PgConn().SecretKey())
+		wrong[0]++
+		for _, request := range []pgproto3.CancelRequest{
+			{ProcessID: conn.PgConn().PID(), SecretKey: wrong},
+			{ProcessID: conn.PgConn().PID() + 1, SecretKey: conn.PgConn().SecretKey()},
+		} {
+			raw, frontend := dialTLS(t, s, s.Endpoint())
+			frontend.Send(&request)
+			require.NoError(t, frontend.Flush())
+			answer, err := io.ReadAll(raw)
+			require.NoError(t, err)
+			require.Empty(t, answer)
+			require.Contains(t, lastAttempt(t, s).Outcome, "cancel request: no session")
+		}
+	})
+
+	t.Run("10 MiB and not more", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, adminRole))
+		// The length counts itself and the final NUL.
+		query := func(length int) string {
+			const begin, end = "select length('", "')::text"
+			return begin + strings.Repeat("x", length-5-len(begin)-len(end)) + end
+		}
+		results, err := conn.PgConn().Exec(t.Context(), query(maxMessage)).ReadAll()
+		require.NoError(t, err)
+		require.Equal(t, fmt.Sprint(maxMessage-5-23), string(results[0].Rows[0][0]))
+
+		_, err = conn.PgConn().Exec(t.Context(), query(maxMessage+1)).ReadAll()
+		require.Error(t, err)
+		require.NotErrorAs(t, err, new(*pgconn.PgError))
+		require.True(t, conn.IsClosed())
+	})
+
+	t.Run("setting that PostgreSQL refuses", func(t *testing.T) {
+		config := connConfig(t, s, adminRole)
+		config.RuntimeParams["timezone"] = "Nowhere"
+		conn := connect(t, config)
+		err := conn.Ping(t.Context())
+		var pgErr *pgconn.PgError
+		require.ErrorAs(t, err, &pgErr)
+		require.Equal(t, "FATAL", pgErr.Severity)
+		require.Equal(t, "22023", pgErr.Code)
+		require.True(t, conn.IsClosed())
+	})
+
+	t.Run("backend ends", func(t *testing.T) {
+		conn := connect(t, connConfig(t, s, "app"))
+		require.NoError(t, conn.Ping(t.Context()))
+		require.NoError(t, s.postgres.exec(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'"))
+		_, err := conn.Exec(t.Context(), "select 1")
+		require.Error(t, err)
+		require.True(t, conn.IsClosed())
+	})
+
+	t.Run("client ends", func(t *testing.T) {
+		watcher := connect(t, connConfig(t, s, adminRole))
+		for _, end := range []func(*pgx.Conn){
+			func(c *pgx.Conn) { c.Close(context.Background()) },
+			func(c *pgx.Conn) { c.PgConn().Conn().Close() },
+		} {
+			conn := connect(t, connConfig(t, s, "app"))
+			require.NoError(t, conn.Ping(t.Context()))
+			end(conn)
+			require.Eventually(t, func() bool { return backends(t, watcher, "app") == "0" }, 10*time.Second, 10*time.Millisecond)
+		}
+		require.Eventually(t, func() bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, session := range s.sessions {
+				if session.startup.user == "app" {
+					return false
+				}
+			}
+			return true
+		}, 10*time.Second, time.Millisecond)
+	})
+}
+
+func backends(tb testing.TB, conn *pgx.Conn, user string) string {
+	return queryString(tb, conn, "select count(*)::text from pg_stat_activity where usename = '"+user+"'")
+}
+
+// A session has no backend before it speaks, and none when all it says is goodbye.
+func TestIdleSessions(t *testing.T) {
+	s := New(t)
+	const sessions, atOnce = 500, 8
+	config := connConfig(t, s, "app")
+	conns := make([]*pgx.Conn, sessions)
+	errs := make([]error, sessions)
+	var dialling sync.WaitGroup
+	for worker := range atOnce {
+		dialling.Go(func() {
+			for i := worker; i < sessions; i += atOnce {
+				conns[i], errs[i] = pgx.ConnectConfig(t.Context(), config)
+			}
+		})
+	}
+	dialling.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+	watcher := connect(t, connConfig(t, s, adminRole))
+	require.Equal(t, "0", backends(t, watcher, "app"))
+
+	require.Equal(t, "app", queryString(t, conns[sessions-1], "select current_user"))
+	require.Equal(t, "1", backends(t, watcher, "app"))
+
+	s.mu.Lock()
+	silent := s.sessions[conns[0].PgConn().PID()]
+	s.mu.Unlock()
+	conns[0].Close(t.Context())
+	require.Eventually(t, func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.sessions[silent.processID] == nil
+	}, 10*time.Second, time.Millisecond)
+	require.Nil(t, silent.backendKey)
+	for _, conn := range conns {
+		conn.Close(t.Context())
+	}
+}
+
+// message frames body as the protocol does.
+func message(kind byte, body string) string {
+	return string(kind) + string(binary.BigEndian.AppendUint32(nil, uint32(4+len(body)))) + body
+}
+
+func TestRelay(t *testing.T) {
+	big := message('d', strings.Repeat("big ", 5000))
+	stream := message('Q', "select 1\x00") + message('S', "") + big + message('H', "")
+	for name, tt := range map[string]struct {
+		in, out string
+		limit   uint32
+		err     string
+	}{
+		"whole":            {in: stream, out: stream, err: "EOF"},
+		"cut in a header":  {in: stream + "Q\x00", out: stream, err: "EOF"},
+		"cut in a body":    {in: stream + "Q\x00\x00\x00\x0aab", out: stream + "Q\x00\x00\x00\x0aab", err: "EOF"},
+		"at the limit":     {in: big, out: big, limit: uint32(len(big) - 1), err: "EOF"},
+		"above the limit":  {in: message('S', "") + big, out: message('S', ""), limit: uint32(len(big) - 2), err: "invalid message length"},
+		"length too small": {in: message('S', "") + "Q\x00\x00\x00\x03", out: message('S', ""), err: "invalid message length"},
+		"length negative":  {in: message('S', "") + "Q\xff\xff\xff\xff", out: message('S', ""), err: "invalid message length"},
+	} {
+		for pieces, wrap := range map[string]func(io.Reader) io.Reader{
+			"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "data with EOF": iotest.DataErrReader,
+		} {
+			t.Run(name+", "+pieces, func(t *testing.T) {
+				if tt.limit == 0 {
+					tt.limit = maxMessage
+				}
+				var out bytes.Buffer
+				r := relay{from: bufio.NewReaderSize(wrap(strings.NewReader(tt.in)), 64), to: bufio.NewWriterSize(&out, 256), limit: tt.limit}
+				require.EqualError(t, r.run(), tt.err)
+				// What came before a length that cannot be is flushed or not, as it happens.
+				require.True(t, strings.HasPrefix(tt.out, out.String()))
+				if tt.err == "EOF" {
+					require.Equal(t, tt.out, out.String())
+				}
+			})
+		}
+	}
+}
+
+// What has come in goes out before the relay waits for more, also within a message.
+func TestRelayFlushes(t *testing.T) {
+	fromEnd, from := net.Pipe()
+	to, toEnd := net.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		r := relay{from: bufio.NewReader(from), to: bufio.NewWriter(to), limit: maxMessage}
+		done <- r.run()
+	}()
+	pieces := make(chan string)
+	go func() {
+		for piece := range pieces {
+			io.WriteString(fromEnd, piece)
+		}
+		fromEnd.Close()
+	}()
+	query, data := message('Q', "select 1\x00"), message('d', "the rest is late")
+	for _, step := range []struct{ in, out string }{
+		{query, query},
+		{data[:2], ""}, // half a header stays
+		{data[2:11], data[:11]},
+		{data[11:], data[11:]},
+	} {
+		pieces <- step.in
+		got := make([]byte, len(step.out))
+		require.NoError(t, toEnd.SetDeadline(time.Now().Add(10*time.Second)))
+		_, err := io.ReadFull(toEnd, got)
+		require.NoError(t, err)
+		require.Equal(t, step.out, string(got))
+	}
+	close(pieces)
+	require.ErrorIs(t, <-done, io.EOF)
+}
