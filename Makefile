@@ -29,18 +29,21 @@ tidy: ## fail when a go.mod or go.sum is not what go mod tidy makes
 	@set -e; for m in $(MODULES) tools; do $(GO) mod tidy -C $$m -diff; done
 
 vet: ## go vet in every module
-	@set -e; for m in $(MODULES); do $(GO) vet -C $$m ./...; done
+	@set -e; for m in $(MODULES) tools; do $(GO) vet -C $$m ./...; done
 
 lint: bin/staticcheck ## staticcheck in every module
-	@set -e; for m in $(MODULES); do (cd $$m && "$(CURDIR)/bin/staticcheck" ./...); done
+	@set -e; for m in $(MODULES) tools; do (cd $$m && "$(CURDIR)/bin/staticcheck" ./...); done
 
-# A module of its own: staticcheck needs a newer Go than the library does.
+# tools is a module of its own: staticcheck needs a newer Go than the library does.
 bin/staticcheck: tools/go.mod tools/go.sum
 	$(GO) build -C tools -o ../$@ honnef.co/go/tools/cmd/staticcheck
 
-build: ## build for every platform
-	@set -e; for p in $(PLATFORMS); do echo "go build ./... for $$p"; \
-		GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build ./...; done
+bin/compiles: tools/go.mod tools/go.sum tools/compiles/main.go
+	$(GO) build -C tools -o ../$@ ./compiles
+
+build: bin/compiles ## build here, and check that all compiles on every platform
+	@set -e; for m in $(MODULES); do $(GO) build -C $$m ./...; done
+	@bin/compiles $(PLATFORMS)
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

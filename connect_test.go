@@ -496,3 +496,13 @@ func TestConfigIsNotChanged(t *testing.T) {
 	require.NoError(t, err)
 	require.NotContains(t, other.RuntimeParams, "application_name")
 }
+
+func BenchmarkConnConfig(b *testing.B) {
+	c := dsql.Config{Host: publicName, Credentials: server.Config().Credentials}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := c.ConnConfig(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

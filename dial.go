@@ -102,12 +102,8 @@ func (p *pendingConn) open() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	stop := watch(p.ctx, conn)
 	if p.sslRequest {
-		err = negotiateTLS(conn)
-	}
-	if !stop() && err == nil {
-		err = p.ctx.Err()
+		err = during(p.ctx, conn, func() error { return negotiateTLS(conn) })
 	}
 	if err == nil {
 		err = conn.SetDeadline(p.deadline)

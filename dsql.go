@@ -126,8 +126,15 @@ type Config struct {
 	// is refused here.
 	Params map[string]string
 
-	// Logger gets retries and token refreshes, and never a token; nil is silent.
+	// Logger gets a line for each retry and each token, and never the token; nil is
+	// silent. Retries and failed signings are Warn, the rest is Debug.
 	Logger *slog.Logger
+
+	// OnRetry and OnToken are told what Logger is told, for metrics. They are called
+	// on the goroutine that connects or signs, maybe on many at once, and
+	// should return soon. Nil: not called.
+	OnRetry func(RetryEvent)
+	OnToken func(TokenEvent)
 }
 
 // Endpoint says what c's names mean: what is dialled, and which name the
@@ -227,8 +234,9 @@ type target struct {
 	endpoint  Endpoint
 	tokens    *TokenSource
 	dial      pgconn.DialFunc
+	pacer     *pacer // nil: no pacing
 	earlyAuth bool
-	log       *slog.Logger
+	observe   observer
 
 	// Set once the server was seen not to read an early token.
 	earlyUnread atomic.Bool
@@ -247,18 +255,15 @@ func resolve(ctx context.Context, c Config) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{endpoint: e, dial: c.DialFunc, earlyAuth: c.EarlyAuth, log: c.Logger}
+	t := &target{endpoint: e, dial: c.DialFunc, pacer: pacerFor(c, e.ClusterID), earlyAuth: c.EarlyAuth, observe: newObserver(c)}
 	if t.dial == nil {
 		t.dial = newDialer()
-	}
-	if t.log == nil {
-		t.log = slog.New(slog.DiscardHandler)
 	}
 	lifetime := c.TokenLifetime
 	if lifetime == 0 {
 		lifetime = defaultTokenLifetime
 	}
-	t.tokens = newTokenSource(credentials, e, c.user(), lifetime, t.log)
+	t.tokens = newTokenSource(credentials, e, c.user(), lifetime, t.observe)
 	return t, nil
 }
 
@@ -321,6 +326,8 @@ func (c Config) shown() []slog.Attr {
 	add("DialFunc", c.DialFunc != nil, "set")
 	add("Params", len(c.Params) > 0, c.Params)
 	add("Logger", c.Logger != nil, "set")
+	add("OnRetry", c.OnRetry != nil, "set")
+	add("OnToken", c.OnToken != nil, "set")
 	return attrs
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"strings"
 	"time"
 
@@ -57,6 +58,7 @@ func configError(field, format string, args ...any) error {
 type phase string
 
 const (
+	phasePacing     phase = "pacing"
 	phaseToken      phase = "getting a token"
 	phaseDial       phase = "dial"
 	phaseSSLRequest phase = "SSLRequest"
@@ -76,6 +78,7 @@ type connectError struct {
 	kind    error // the sentinel for cause, or nil
 	advice  string
 	token   *Token // that was used
+	paced   bool   // the pacer had held the attempt back
 	timeout bool   // the attempt had its time
 	ended   error  // context.Canceled or DeadlineExceeded, when that ended it
 
@@ -86,8 +89,11 @@ type connectError struct {
 func newConnectError(p phase, address, sni string, cause error) *connectError {
 	e := &connectError{phase: p, address: address, sni: sni, cause: cause}
 	var pgErr *pgconn.PgError
-	if errors.As(cause, &pgErr) {
+	switch {
+	case errors.As(cause, &pgErr):
 		e.kind, e.advice = classify(pgErr)
+	case errors.Is(cause, errPaced):
+		e.kind, e.advice = ErrRateExceeded, "open fewer connections at once, allow a longer ConnectTimeout or deadline, or raise ConnectRate if the quota was raised"
 	}
 	return e
 }
@@ -180,7 +186,7 @@ func classify(pgErr *pgconn.PgError) (kind error, advice string) {
 		hint := strings.ToLower(pgErr.Hint)
 		switch {
 		case strings.Contains(hint, "signature expired"):
-			return ErrTokenExpired, "the token was fresh, so this host's clock is wrong: set it"
+			return ErrTokenExpired, "the token was fresh, so this host's clock is wrong" + skew(hint, time.Now()) + ": set it"
 		case strings.Contains(hint, "wrong user to action mapping"):
 			return ErrAccessDenied, "admin needs a token for DbConnectAdmin, every other role one for DbConnect"
 		}
@@ -188,3 +194,26 @@ func classify(pgErr *pgconn.PgError) (kind error, advice string) {
 	}
 	return nil, ""
 }
+
+// skew says how far off the clock is, where a "Signature expired" HINT tells. Its last
+// time is the server's (it reads like "… is now earlier than 20261122T204500Z"); the
+// wording is not recorded in full, so nothing depends on it.
+func skew(hint string, now time.Time) string {
+	times := hintTime.FindAllString(hint, -1)
+	if len(times) == 0 {
+		return ""
+	}
+	server, err := time.Parse("20060102t150405z", times[len(times)-1])
+	if err != nil {
+		return ""
+	}
+	switch off := server.Sub(now).Round(time.Second); {
+	case off > 0:
+		return fmt.Sprintf(" (%s behind the server's)", off)
+	case off < 0:
+		return fmt.Sprintf(" (%s ahead of the server's)", -off)
+	}
+	return ""
+}
+
+var hintTime = regexp.MustCompile(`[0-9]{8}t[0-9]{6}z`)

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"net"
@@ -40,6 +39,7 @@ var (
 	errNoTLS       = errors.New("the server refused TLS")
 	errProtocol    = errors.New("unexpected answer")
 	errTokenUnread = errors.New("the server did not ask for the token that was sent early")
+	errPaced       = errors.New("too many new connections from this process")
 )
 
 // A login opens one session for pgx. pgx's own part in it is small: AfterNetConnect
@@ -51,6 +51,7 @@ var (
 //
 // The states of one attempt, and what ends each:
 //
+//	pacing   a connection may be opened   not before the deadline: the login ends
 //	token    one is at hand               no credentials: the login ends
 //	dial     TCP is open                  name unknown: the login ends; else another attempt
 //	TLS      verified                     certificate, alert, no TLS: ends; reset, silence: another attempt
@@ -59,7 +60,6 @@ var (
 // Every state also ends with the context, with an error that names the state.
 type login struct {
 	target *target
-	log    *slog.Logger
 
 	dial       func(context.Context) (net.Conn, error)
 	address    string // dialled
@@ -97,7 +97,6 @@ func (t *target) newLogin(config *pgconn.Config, conn net.Conn) (l *login, first
 	}
 	l = &login{
 		target:     t,
-		log:        t.log,
 		tls:        config.TLSConfig,
 		sslRequest: config.SSLNegotiation != "direct",
 		early:      t.earlyAuth && !t.earlyUnread.Load(),
@@ -150,13 +149,15 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 		case failed.kind == ErrTokenExpired && !renewed:
 			renewed = true
 			l.target.tokens.drop(failed.token)
+		case failed.kind == ErrRateExceeded && l.target.pacer != nil && !failed.paced && failed.phase == phaseLogin:
+			// It went in a burst. The pacer holds the next one back.
 		case failed.passing():
 			wait = rand.N(backoff)
 			backoff = min(2*backoff, lastBackoff)
 		default:
 			return nil, failed
 		}
-		l.log.DebugContext(ctx, "dsql: connecting again", "attempt", attempts, "wait", wait, "error", failed.cause)
+		l.target.observe.retry(ctx, RetryEvent{Attempt: attempts, Err: failed, Wait: wait, Elapsed: failed.elapsed})
 		if err := sleep(ctx, wait); err != nil {
 			failed.ended, failed.elapsed = err, time.Since(began)
 			return nil, failed
@@ -166,32 +167,44 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 
 // attempt is one way through the states. conn may be an open TCP connection.
 func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionConn, failed *connectError) {
-	outer := ctx
-	ctx, cancel := context.WithTimeout(outer, attemptTimeout)
-	defer cancel()
-	phase := phaseToken
+	outer, phase := ctx, phasePacing
 	var token *Token
+	paced := false
 	fail := func(err error) (*sessionConn, *connectError) {
 		if conn != nil {
 			conn.Close()
 		}
-		failed := newConnectError(phase, l.address, l.tls.ServerName, err)
-		failed.token = token
+		e := newConnectError(phase, l.address, l.tls.ServerName, err)
+		e.token, e.paced = token, paced
 		switch {
 		case outer.Err() != nil:
-			failed.ended = outer.Err()
+			e.ended = outer.Err()
 		case ctx.Err() != nil:
-			failed.timeout = true
+			e.timeout = true
 		}
-		return nil, failed
+		return nil, e
 	}
 
-	token, err := l.target.tokens.get(ctx)
-	if err != nil {
+	var err error
+	if p := l.target.pacer; p != nil {
+		if paced, err = p.wait(ctx); err != nil {
+			return fail(err)
+		}
+		defer func() {
+			if failed == nil || failed.phase == phaseLogin {
+				p.told(paced, failed != nil && failed.kind == ErrRateExceeded)
+			}
+		}()
+	}
+
+	phase = phaseToken
+	if token, err = l.target.tokens.get(ctx); err != nil {
 		return fail(err)
 	}
 
 	phase = phaseDial
+	ctx, cancel := context.WithTimeout(outer, attemptTimeout)
+	defer cancel()
 	if conn == nil {
 		if conn, err = l.dial(ctx); err != nil {
 			conn = nil
@@ -199,12 +212,7 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 		}
 		if l.sslRequest {
 			phase = phaseSSLRequest
-			stop := watch(ctx, conn)
-			err := negotiateTLS(conn)
-			if !stop() && err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
+			if err := during(ctx, conn, func() error { return negotiateTLS(conn) }); err != nil {
 				return fail(err)
 			}
 		}
@@ -217,11 +225,11 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 	}
 
 	phase = phaseLogin
-	stop := watch(ctx, tlsConn)
-	replay, err := l.authenticate(tlsConn, token)
-	if !stop() && err == nil {
-		err = ctx.Err()
-	}
+	var replay []byte
+	err = during(ctx, tlsConn, func() (err error) {
+		replay, err = l.authenticate(tlsConn, token)
+		return err
+	})
 	if err != nil {
 		return fail(err)
 	}
@@ -399,7 +407,7 @@ func passes(phase phase, err error) bool {
 		return false
 	case errors.As(err, &certificate), errors.As(err, &alert), errors.As(err, &record), errors.As(err, &unknown):
 		return false
-	case errors.Is(err, errNoTLS), errors.Is(err, errProtocol), errors.Is(err, ErrConfig):
+	case errors.Is(err, errPaced), errors.Is(err, errNoTLS), errors.Is(err, errProtocol), errors.Is(err, ErrConfig):
 		return false
 	}
 	return true

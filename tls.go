@@ -60,8 +60,13 @@ func negotiateTLS(conn net.Conn) error {
 	return nil
 }
 
-// watch ends conn's reads and writes when ctx ends. The func it returns stops that,
-// and tells whether ctx was still alive; conn is usable only then.
-func watch(ctx context.Context, conn net.Conn) (stop func() bool) {
-	return context.AfterFunc(ctx, func() { _ = conn.SetDeadline(aLongTimeAgo) })
+// during runs f, which reads and writes conn. When ctx ends first, f is cut
+// short and conn is of no more use.
+func during(ctx context.Context, conn net.Conn, f func() error) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(aLongTimeAgo) })
+	err := f()
+	if !stop() && err == nil {
+		err = ctx.Err()
+	}
+	return err
 }

@@ -105,7 +105,7 @@ type TokenSource struct {
 	// sign makes a new token. It is a func, which hides the credentials from
 	// anything that prints a TokenSource.
 	sign    func(ctx context.Context) (Token, error)
-	log     *slog.Logger
+	observe observer
 	current atomic.Pointer[Token]
 
 	mu       sync.Mutex // guards what follows
@@ -138,8 +138,8 @@ func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
 	return t.tokens, nil
 }
 
-func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, log *slog.Logger) *TokenSource {
-	s := &TokenSource{log: log}
+func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, observe observer) *TokenSource {
+	s := &TokenSource{observe: observe}
 	generate := auth.GenerateDbConnectAuthToken
 	if user == adminUser {
 		generate = auth.GenerateDBConnectAdminAuthToken
@@ -252,14 +252,11 @@ func (s *TokenSource) land(ctx context.Context, f *flight, token Token, err erro
 	}
 	s.mu.Unlock()
 	defer close(f.done)
-	switch {
-	case err == nil:
-		s.log.DebugContext(ctx, "dsql: token signed", "expires", token.Expires(), "took", took)
-	case f.background:
-		s.log.WarnContext(ctx, "dsql: token refresh failed, the old token stays in use", "error", err)
-	default:
-		s.log.WarnContext(ctx, "dsql: signing a token failed", "error", err)
+	e := TokenEvent{Err: err, Background: f.background, Took: took}
+	if err == nil {
+		e.Expires = token.Expires()
 	}
+	s.observe.token(ctx, e)
 }
 
 // drop forgets a token that the server refused, unless it is already replaced.

@@ -3,7 +3,6 @@ package dsql
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"net/url"
 	"strings"
 	"sync"
@@ -24,7 +23,7 @@ const (
 
 var (
 	testEndpoint = Endpoint{DialAddress: public + ":5432", ServerName: public, Region: "us-east-1", ClusterID: testID}
-	silent       = slog.New(slog.DiscardHandler)
+	silent       = newObserver(Config{})
 )
 
 // provider is a credentials provider that tests steer.
