@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -29,8 +30,13 @@ const (
 //	slowed    more than a fifth of a window's paced ones refused: at the rate at which they were accepted
 //	          and, each window in which fewer are, a quarter faster, up to the rate again
 type pacer struct {
+	limiter *rate.Limiter
+	// Held by the one that waits for the next slot. The others queue for it, in
+	// order, and so have no slots yet: these follow the rate as it changes.
+	turn    chan struct{}
+	waiting atomic.Int64
+
 	mu       sync.Mutex // guards what follows
-	limiter  *rate.Limiter
 	ceiling  rate.Limit
 	began    time.Time // the window
 	accepted int       // in it, of the paced
@@ -63,7 +69,7 @@ func pacerFor(c Config, clusterID string) *pacer {
 }
 
 func newPacer(perSecond rate.Limit, burst int) *pacer {
-	return &pacer{limiter: rate.NewLimiter(perSecond, burst), ceiling: perSecond}
+	return &pacer{limiter: rate.NewLimiter(perSecond, burst), turn: make(chan struct{}, 1), ceiling: perSecond}
 }
 
 func (p *pacer) set(perSecond rate.Limit, burst int) {
@@ -79,23 +85,41 @@ func (p *pacer) set(perSecond rate.Limit, burst int) {
 }
 
 // wait returns when a connection may be opened, and whether it had to wait for that.
-// It fails at once, with ErrRateExceeded, when that would be after ctx's deadline.
+// It fails at once, with errPaced, when that would be after ctx's deadline.
 func (p *pacer) wait(ctx context.Context) (paced bool, err error) {
+	if p.waiting.Load() == 0 && p.limiter.Allow() {
+		return false, nil
+	}
+	ahead := p.waiting.Add(1) - 1
+	defer p.waiting.Add(-1)
+	if err := p.inTime(ctx, time.Duration(float64(ahead)/float64(p.limiter.Limit())*float64(time.Second))); err != nil {
+		return true, err
+	}
+	select {
+	case p.turn <- struct{}{}:
+	case <-ctx.Done():
+		return true, ctx.Err()
+	}
+	defer func() { <-p.turn }()
+
 	now := time.Now()
 	slot := p.limiter.ReserveN(now, 1)
 	delay := slot.DelayFrom(now)
-	if delay == 0 {
-		return false, nil
+	if err = p.inTime(ctx, delay); err == nil {
+		err = sleep(ctx, delay)
 	}
-	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < delay {
-		slot.CancelAt(now)
-		return true, fmt.Errorf("%w: the next free one of %.4g connections a second is in %s, after the deadline", errPaced, float64(p.limiter.Limit()), delay.Round(time.Millisecond))
-	}
-	if err := sleep(ctx, delay); err != nil {
+	if err != nil {
 		slot.Cancel()
-		return true, err
 	}
-	return true, nil
+	return true, err
+}
+
+// inTime fails when ctx's deadline comes before delay is over.
+func (p *pacer) inTime(ctx context.Context, delay time.Duration) error {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < delay {
+		return fmt.Errorf("%w: the next free one of %.4g a second is in %s, after the deadline", errPaced, float64(p.limiter.Limit()), delay.Round(time.Millisecond))
+	}
+	return nil
 }
 
 // told hears how the server answered a connection that wait let go.
