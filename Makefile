@@ -3,6 +3,9 @@ FUZZTIME  ?= 30s
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # The root module, and examples whose dependencies are kept out of it.
 MODULES   := . $(patsubst %/go.mod,%,$(wildcard examples/*/go.mod))
+# The tests run with the race detector. What else compiles does so too, to share
+# their build cache: a cold one is most of the time that "make test" takes.
+RACE      := -race
 # gofmt of the toolchain that go.mod selects, which is not always the one on PATH.
 GOFMT      = "$$($(GO) env GOROOT)/bin/gofmt"
 
@@ -16,7 +19,7 @@ demo: ## set up what is missing and run the quickstart
 	$(GO) run ./examples/quickstart
 
 test: setup format tidy vet lint build ## set up what is missing, check everything, run the tests
-	@set -e; for m in $(MODULES); do echo "go test -race ./... in $$m"; $(GO) test -C $$m -race ./...; done
+	@set -e; for m in $(MODULES); do echo "go test $(RACE) ./... in $$m"; $(GO) test -C $$m $(RACE) ./...; done
 
 setup: ## install what the tests need (Go itself excepted)
 	@scripts/setup cc
@@ -29,10 +32,10 @@ tidy: ## fail when a go.mod or go.sum is not what go mod tidy makes
 	@set -e; for m in $(MODULES) tools; do $(GO) mod tidy -C $$m -diff; done
 
 vet: ## go vet in every module
-	@set -e; for m in $(MODULES) tools; do $(GO) vet -C $$m ./...; done
+	@set -e; for m in $(MODULES) tools; do $(GO) vet -C $$m $(RACE) ./...; done
 
 lint: bin/staticcheck ## staticcheck in every module
-	@set -e; for m in $(MODULES) tools; do (cd $$m && "$(CURDIR)/bin/staticcheck" ./...); done
+	@set -e; for m in $(MODULES) tools; do (cd $$m && GOFLAGS="$$($(GO) env GOFLAGS) $(RACE)" "$(CURDIR)/bin/staticcheck" ./...); done
 
 # tools is a module of its own: staticcheck needs a newer Go than the library does.
 bin/staticcheck: tools/go.mod tools/go.sum
@@ -42,7 +45,7 @@ bin/compiles: tools/go.mod tools/go.sum tools/compiles/main.go
 	$(GO) build -C tools -o ../$@ ./compiles
 
 build: bin/compiles ## build here, and check that all compiles on every platform
-	@set -e; for m in $(MODULES); do $(GO) build -C $$m ./...; done
+	@set -e; for m in $(MODULES); do $(GO) build -C $$m $(RACE) ./...; done
 	@bin/compiles $(PLATFORMS)
 
 bench: ## run the benchmarks

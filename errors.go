@@ -46,6 +46,10 @@ var (
 
 	// ErrClusterWaking: an idle cluster is starting.
 	ErrClusterWaking = errors.New("dsql: cluster is waking up")
+
+	// ErrCommitUnknown: the connection was lost while committing, so the
+	// transaction may have been applied or not. Running it again may apply it twice.
+	ErrCommitUnknown = errors.New("dsql: outcome of the commit unknown")
 )
 
 // configError says what is wrong with a field of Config, or a parameter of a
@@ -77,10 +81,10 @@ type connectError struct {
 	cause   error
 	kind    error // the sentinel for cause, or nil
 	advice  string
-	token   *Token // that was used
-	paced   bool   // the pacer had held the attempt back
-	timeout bool   // the attempt had its time
-	ended   error  // context.Canceled or DeadlineExceeded, when that ended it
+	token   *Token        // that was used
+	paced   bool          // the pacer had held the attempt back
+	timeout time.Duration // that the attempt had, when that ended it
+	ended   error         // context.Canceled or DeadlineExceeded, when that ended it
 
 	attempts int
 	elapsed  time.Duration
@@ -91,7 +95,7 @@ func newConnectError(p phase, address, sni string, cause error) *connectError {
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(cause, &pgErr):
-		e.kind, e.advice = classify(pgErr)
+		e.advice, e.kind = classify(pgErr)
 	case errors.Is(cause, errPaced):
 		e.kind, e.advice = ErrRateExceeded, "open fewer connections at once, allow a longer ConnectTimeout or deadline, or raise ConnectRate if the quota was raised"
 	}
@@ -137,8 +141,8 @@ func (e *connectError) reason() string {
 		if pgErr.Hint != "" {
 			reason += fmt.Sprintf(" (HINT: %s)", pgErr.Hint)
 		}
-	case e.timeout:
-		reason = "no answer within " + attemptTimeout.String()
+	case e.timeout > 0:
+		reason = "no answer within " + e.timeout.Round(time.Millisecond).String()
 	case errors.Is(e.cause, context.Canceled), errors.As(e.cause, &network) && network.Timeout():
 		reason = "no answer"
 	}
@@ -170,29 +174,29 @@ func (e *connectError) As(target any) bool {
 
 // classify says what a refusal means, and what the reader can do. The message
 // decides before the SQLSTATE, which is not recorded for all of them.
-func classify(pgErr *pgconn.PgError) (kind error, advice string) {
+func classify(pgErr *pgconn.PgError) (advice string, kind error) {
 	reason, refused := strings.CutPrefix(strings.ToLower(pgErr.Message), "unable to accept connection")
 	is := func(text string) bool { return refused && strings.Contains(reason, text) }
 	switch {
 	case is("sni"):
-		return ErrInvalidSNI, "check Host, ClusterID and ServerName"
+		return "check Host, ClusterID and ServerName", ErrInvalidSNI
 	case is("waking up"):
-		return ErrClusterWaking, "it starts within seconds: allow a longer ConnectTimeout or context deadline"
+		return "it starts within seconds: allow a longer ConnectTimeout or context deadline", ErrClusterWaking
 	case is("rate exceeded"), pgErr.Code == "53400":
-		return ErrRateExceeded, "open fewer connections a second, allow a longer ConnectTimeout or deadline, or have the quota raised"
+		return "open fewer connections a second, allow a longer ConnectTimeout or deadline, or have the quota raised", ErrRateExceeded
 	case is("too many open connections"), pgErr.Code == "53300":
-		return ErrTooManyConnections, "use smaller pools, or have the quota raised"
+		return "use smaller pools, or have the quota raised", ErrTooManyConnections
 	case is("access denied"), pgErr.Code == "28000":
 		hint := strings.ToLower(pgErr.Hint)
 		switch {
 		case strings.Contains(hint, "signature expired"):
-			return ErrTokenExpired, "the token was fresh, so this host's clock is wrong" + skew(hint, time.Now()) + ": set it"
+			return "the token was fresh, so this host's clock is wrong" + skew(hint, time.Now()) + ": set it", ErrTokenExpired
 		case strings.Contains(hint, "wrong user to action mapping"):
-			return ErrAccessDenied, "admin needs a token for DbConnectAdmin, every other role one for DbConnect"
+			return "admin needs a token for DbConnectAdmin, every other role one for DbConnect", ErrAccessDenied
 		}
-		return ErrAccessDenied, "check the IAM policy (dsql:DbConnectAdmin for admin, dsql:DbConnect for every other role), the role mapping (AWS IAM GRANT), the region and the credentials"
+		return "check the IAM policy (dsql:DbConnectAdmin for admin, dsql:DbConnect for every other role), the role mapping (AWS IAM GRANT), the region and the credentials", ErrAccessDenied
 	}
-	return nil, ""
+	return "", nil
 }
 
 // skew says how far off the clock is, where a "Signature expired" HINT tells. Its last

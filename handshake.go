@@ -20,8 +20,9 @@ import (
 
 const (
 	// A network that swallows one connection may let the next one through, so
-	// one attempt never gets all of ConnectTimeout.
-	attemptTimeout = 10 * time.Second
+	// one attempt gets a third of the time that is left, within these bounds.
+	shortestAttempt = time.Second
+	longestAttempt  = 10 * time.Second
 
 	// Waits between attempts are drawn from 0 to a bound that doubles from the first to the
 	// last of these ("full jitter", AWS Architecture Blog, "Exponential
@@ -129,15 +130,26 @@ func (t *target) newLogin(config *pgconn.Config, conn net.Conn) (l *login, first
 func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 	began := time.Now()
 	backoff := firstBackoff
-	renewed := false // the token was replaced because the server called it expired
+	renewed := false          // the token was replaced because the server called it expired
+	var refused *connectError // the last attempt that the server refused
 	for attempts := 1; ; attempts++ {
 		session, failed := l.attempt(ctx, first)
 		if failed == nil {
 			return session, nil
 		}
 		first = nil
+		switch {
+		case failed.kind != nil && failed.phase == phaseLogin:
+			refused = failed
+		case refused != nil && (ctx.Err() != nil || failed.phase == phasePacing):
+			// Out of time on the way to another answer: the last one says more.
+			refused.ended, failed = context.DeadlineExceeded, refused
+			if err := ctx.Err(); err != nil {
+				failed.ended = err
+			}
+		}
 		failed.attempts, failed.elapsed = attempts, time.Since(began)
-		if ctx.Err() != nil {
+		if failed.ended != nil {
 			return nil, failed
 		}
 
@@ -167,7 +179,7 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 
 // attempt is one way through the states. conn may be an open TCP connection.
 func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionConn, failed *connectError) {
-	outer, phase := ctx, phasePacing
+	outer, phase, timeout := ctx, phasePacing, longestAttempt
 	var token *Token
 	paced := false
 	fail := func(err error) (*sessionConn, *connectError) {
@@ -180,7 +192,7 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 		case outer.Err() != nil:
 			e.ended = outer.Err()
 		case ctx.Err() != nil:
-			e.timeout = true
+			e.timeout = timeout
 		}
 		return nil, e
 	}
@@ -203,7 +215,10 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 	}
 
 	phase = phaseDial
-	ctx, cancel := context.WithTimeout(outer, attemptTimeout)
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(max(time.Until(deadline)/3, shortestAttempt), longestAttempt)
+	}
+	ctx, cancel := context.WithTimeout(outer, timeout)
 	defer cancel()
 	if conn == nil {
 		if conn, err = l.dial(ctx); err != nil {

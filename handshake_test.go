@@ -212,7 +212,7 @@ func TestClassify(t *testing.T) {
 		`database "x" does not exist`:                                         {"3D000", "", nil},
 		"a query's text may say: unable to accept connection, rate exceeded.": {"42601", "", nil},
 	} {
-		kind, advice := classify(&pgconn.PgError{Code: c.code, Message: message, Hint: c.hint})
+		advice, kind := classify(&pgconn.PgError{Code: c.code, Message: message, Hint: c.hint})
 		require.Equal(t, c.is, kind, message)
 		require.Equal(t, c.is == nil, advice == "", message)
 	}

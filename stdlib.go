@@ -113,6 +113,16 @@ func (c *sqlConn) IsValid() bool {
 	return time.Now().Before(c.ends) && !c.Conn().IsClosed()
 }
 
+// BeginTx refuses an isolation level that DSQL would refuse.
+func (c *sqlConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	switch level := sql.IsolationLevel(opts.Isolation); level {
+	case sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSnapshot:
+		return c.stdlibConn.BeginTx(ctx, opts)
+	default:
+		return nil, configError("sql.TxOptions.Isolation", "is %s; DSQL has repeatable read only, so leave it at the default", level)
+	}
+}
+
 // ResetSession is asked before a connection is used again, which may be long
 // after it went back.
 func (c *sqlConn) ResetSession(ctx context.Context) error {

@@ -1,0 +1,435 @@
+package dsql
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	// More than any transaction should need: on one contended row the losers
+	// of a round are all but one.
+	defaultMaxAttempts = 1000
+
+	// DSQL ends a transaction after 5 minutes. No attempt begins later than
+	// that after the first: what has not won by then is not going to.
+	retryTime = 5 * time.Minute
+
+	// A conflict is over when the other transaction has committed, which it has: the
+	// loser learns of it afterwards. So waits begin at the length of a short
+	// transaction and double, with full jitter, while the row stays contended.
+	firstRetryWait = 2 * time.Millisecond
+	lastRetryWait  = 128 * time.Millisecond
+
+	// What is done after the caller's context may have ended.
+	rollbackTimeout = 5 * time.Second
+)
+
+// TxBeginner is what *pgxpool.Pool and *pgx.Conn are.
+type TxBeginner interface {
+	BeginTx(ctx context.Context, options pgx.TxOptions) (pgx.Tx, error)
+}
+
+// Execer is what *pgxpool.Pool and *pgx.Conn are.
+type Execer interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+}
+
+// RetryOption changes how RunTx, RunSQLTx, Retry, Exec and WriteRows try again.
+type RetryOption func(*retrier)
+
+// MaxAttempts bounds the attempts, 1 or more; the default is 1,000.
+func MaxAttempts(n int) RetryOption { return func(r *retrier) { r.maxAttempts = n } }
+
+// WithTxOptions sets how each transaction begins. DSQL knows one isolation
+// level, repeatable read; any other is refused here, with ErrConfig, before
+// it gets to the server. It has no meaning for Retry and Exec.
+func WithTxOptions(o pgx.TxOptions) RetryOption { return func(r *retrier) { r.tx = o } }
+
+// Idempotent says that running the transaction or statement twice does what
+// running it once does, so that it may run again when nobody knows whether it was committed.
+func Idempotent() RetryOption { return func(r *retrier) { r.idempotent = true } }
+
+// CheckCommit gives a function that looks whether a transaction or statement of unknown
+// outcome was applied, by a row or a correlation ID that it wrote. Applied
+// ends the run without an error; not applied runs it again; an error
+// ends it with ErrCommitUnknown.
+//
+// A COMMIT may still be on its way while check looks. Let the transaction insert a unique key, so that
+// a second run conflicts with a first that arrives late.
+func CheckCommit(check func(ctx context.Context) (applied bool, err error)) RetryOption {
+	return func(r *retrier) { r.check = check }
+}
+
+// OnAttempt is told of each attempt when it has ended, on the goroutine that runs it.
+func OnAttempt(f func(AttemptEvent)) RetryOption { return func(r *retrier) { r.onAttempt = f } }
+
+// AttemptEvent is one run of a transaction or statement.
+type AttemptEvent struct {
+	Attempt  int           // 1 for the first
+	Err      error         // nil when it was applied
+	Conflict string        // "OC000" or "OC001" when Err is a conflict, else ""
+	Again    bool          // another attempt follows
+	Wait     time.Duration // before it
+	Elapsed  time.Duration // since the first attempt began
+}
+
+// RunTx runs fn in a transaction and commits it, again from the start when it lost against
+// another transaction or met a changed schema, or when the connection was lost
+// before COMMIT was sent. It waits a little between attempts, and not at all after the
+// first OC001. An error of fn rolls back and is returned as it is; a panic
+// rolls back and goes on up.
+//
+// fn must do nothing but through tx that cannot be done twice, for it may run any number of
+// times. Its tx has no nested transactions (DSQL has no savepoints), and is
+// committed and rolled back by RunTx alone.
+//
+// When the connection is lost between COMMIT and its answer, nobody knows whether the
+// transaction was applied. RunTx then returns ErrCommitUnknown, unless Idempotent or
+// CheckCommit says what to do, or the transaction is read-only. When attempts (MaxAttempts, 5 minutes, ctx) are
+// used up, the error wraps the last conflict's.
+func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ...RetryOption) error {
+	r, err := newRetrier(opts)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx, func() (outcome, error) {
+		tx, err := db.BeginTx(ctx, r.tx)
+		if err != nil {
+			if c, ok := db.(interface{ IsClosed() bool }); ok && c.IsClosed() {
+				return failed, err // a single connection does not come back
+			}
+			return begun(err), err
+		}
+		ended := false
+		defer func() {
+			if !ended { // fn panicked, or ended its goroutine
+				rollback(ctx, tx)
+			}
+		}()
+		err = fn(runningTx{tx})
+		ended = true
+		if err != nil {
+			defer rollback(ctx, tx)
+			return ran(err, tx.Conn()), err
+		}
+		err = tx.Commit(ctx)
+		if errors.Is(err, pgx.ErrTxCommitRollback) {
+			return failed, fmt.Errorf("%w: %w", errSwallowed, err)
+		}
+		return committed(err), err
+	})
+}
+
+// RunSQLTx is RunTx for database/sql. fn must leave Commit and Rollback to it,
+// which database/sql cannot check beforehand: the error comes afterwards.
+func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts ...RetryOption) error {
+	r, err := newRetrier(opts)
+	if err != nil {
+		return err
+	}
+	options := &sql.TxOptions{ReadOnly: r.tx.AccessMode == pgx.ReadOnly}
+	return r.run(ctx, func() (outcome, error) {
+		conn, err := db.Conn(ctx)
+		if err != nil {
+			return begun(err), err
+		}
+		defer conn.Close()
+		tx, err := conn.BeginTx(ctx, options)
+		if err != nil {
+			return begun(err), err
+		}
+		ended := false
+		defer func() {
+			if !ended {
+				_ = tx.Rollback()
+			}
+		}()
+		err = fn(tx)
+		ended = true
+		if err != nil {
+			defer func() { _ = tx.Rollback() }()
+			return ran(err, pgxConn(conn)), err
+		}
+		switch err = tx.Commit(); {
+		case err == sql.ErrTxDone && ctx.Err() == nil:
+			return failed, errors.New("dsql: fn ended the transaction; leave Commit and Rollback to RunSQLTx")
+		case err == sql.ErrTxDone, err != nil && err == ctx.Err():
+			// database/sql looked at ctx before it sent anything.
+			return failed, ctx.Err()
+		case errors.Is(err, pgx.ErrTxCommitRollback):
+			return failed, fmt.Errorf("%w: %w", errSwallowed, err)
+		}
+		return committed(err), err
+	})
+}
+
+// pgxConn returns what is beneath conn, or nil when that is not pgx.
+func pgxConn(conn *sql.Conn) (c *pgx.Conn) {
+	_ = conn.Raw(func(driverConn any) error {
+		if d, ok := driverConn.(interface{ Conn() *pgx.Conn }); ok {
+			c = d.Conn()
+		}
+		return nil
+	})
+	return c
+}
+
+// Retry runs fn, which executes a single statement outside of a transaction, again
+// when the statement lost against another transaction or met a changed schema, or
+// when the connection was lost before it was sent. When the connection was
+// lost later, an autocommitted write may have been applied, and Retry returns
+// ErrCommitUnknown unless Idempotent or CheckCommit says what to do. Reads are Idempotent.
+// Of several statements in fn the first ones would be applied twice: those
+// belong into RunTx.
+func Retry(ctx context.Context, fn func(ctx context.Context) error, opts ...RetryOption) error {
+	r, err := newRetrier(opts)
+	if err != nil {
+		return err
+	}
+	return r.run(ctx, func() (outcome, error) {
+		err := fn(ctx)
+		var connect *pgconn.ConnectError
+		if errors.As(err, &connect) {
+			return failed, err
+		}
+		return committed(err), err
+	})
+}
+
+// Exec executes one statement in autocommit, with Retry.
+func Exec(ctx context.Context, db Execer, sql string, args []any, opts ...RetryOption) (pgconn.CommandTag, error) {
+	var tag pgconn.CommandTag
+	err := Retry(ctx, func(ctx context.Context) (err error) {
+		tag, err = db.Exec(ctx, sql, args...)
+		return err
+	}, opts...)
+	return tag, err
+}
+
+// IsConflict tells whether err is a lost conflict (OC000) or a changed schema
+// (OC001): nothing was applied, and running the whole transaction again may succeed. It
+// holds through pgx, pgxpool and database/sql.
+func IsConflict(err error) bool { return conflictKind(err) != "" }
+
+// conflictKind returns "OC000", "OC001" or "". The SQLSTATE is 40001 and the
+// kind in the message; clients have looked for the kind as the SQLSTATE too.
+func conflictKind(err error) string {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return ""
+	}
+	switch {
+	case pgErr.Code == "OC000", pgErr.Code == "OC001":
+		return pgErr.Code
+	case pgErr.Code != "40001":
+		return ""
+	case strings.Contains(pgErr.Message, "OC001"):
+		return "OC001"
+	}
+	return "OC000"
+}
+
+// outcome is what is known of an attempt.
+type outcome int
+
+const (
+	applied  outcome = iota
+	conflict         // not applied: run it again
+	lost             // the connection was, before it could be applied: run it again
+	unknown          // the connection was, and it may have been applied
+	failed           // not applied, and not worth another attempt
+)
+
+// begun judges BEGIN, or the connection it needed. A connect has made all its own attempts.
+func begun(err error) outcome {
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.As(err, &connect):
+		return failed
+	case IsConflict(err):
+		return conflict
+	case isLost(err):
+		return lost
+	}
+	return failed
+}
+
+// ran judges an error of fn. One that speaks of a lost connection means this
+// one only when it is gone indeed: fn may use others, and files.
+func ran(err error, conn *pgx.Conn) outcome {
+	switch {
+	case IsConflict(err):
+		return conflict
+	case conn != nil && conn.IsClosed() && isLost(err):
+		return lost
+	}
+	return failed
+}
+
+// committed judges a COMMIT, or a statement that is one by itself.
+func committed(err error) outcome {
+	switch {
+	case err == nil:
+		return applied
+	case IsConflict(err):
+		return conflict
+	case pgconn.SafeToRetry(err): // pgx did not send it
+		if isLost(err) {
+			return lost
+		}
+		return failed
+	case isLost(err), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return unknown
+	}
+	return failed
+}
+
+// isLost tells errors of a connection that is gone from errors of a statement, of
+// fn and of a context. What pgx reports for a lost connection has no one type.
+func isLost(err error) bool {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return pgErr.Severity == "FATAL" || pgErr.Severity == "PANIC"
+	}
+	var network net.Error
+	return errors.As(err, &network) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, driver.ErrBadConn)
+}
+
+// retrier is the options of one run.
+type retrier struct {
+	maxAttempts int
+	tx          pgx.TxOptions
+	idempotent  bool
+	check       func(ctx context.Context) (bool, error)
+	onAttempt   func(AttemptEvent)
+}
+
+func newRetrier(opts []RetryOption) (*retrier, error) {
+	r := &retrier{maxAttempts: defaultMaxAttempts, onAttempt: func(AttemptEvent) {}}
+	for _, option := range opts {
+		option(r)
+	}
+	switch {
+	case r.maxAttempts < 1:
+		return nil, configError("MaxAttempts", "is %d; it is 1 or more", r.maxAttempts)
+	case r.tx.IsoLevel != "" && r.tx.IsoLevel != pgx.RepeatableRead:
+		return nil, configError("WithTxOptions", "asks for isolation level %q; DSQL has repeatable read only, so leave IsoLevel empty", r.tx.IsoLevel)
+	case r.tx.DeferrableMode == pgx.Deferrable:
+		return nil, configError("WithTxOptions", "asks for a deferrable transaction, which only serializable ones are; leave DeferrableMode empty")
+	case r.idempotent && r.check != nil:
+		return nil, configError("CheckCommit", "is set beside Idempotent, which makes it needless; choose one of them")
+	}
+	if r.onAttempt == nil {
+		r.onAttempt = func(AttemptEvent) {}
+	}
+	if r.tx.AccessMode == pgx.ReadOnly {
+		r.idempotent = true
+	}
+	return r, nil
+}
+
+// run makes attempts until one is applied or fails for good.
+func (r *retrier) run(ctx context.Context, attempt func() (outcome, error)) error {
+	began := time.Now()
+	backoff := firstRetryWait
+	schema := false // an OC001 was met: the first one's retry clears it
+	for attempts := 1; ; attempts++ {
+		result, err := attempt()
+		e := AttemptEvent{Attempt: attempts, Err: err, Conflict: conflictKind(err)}
+		if result == unknown && !r.idempotent {
+			var done bool
+			if done, err = r.look(ctx, err); err != nil {
+				result, e.Err = failed, err
+			} else if done {
+				result, e.Err = applied, nil
+			}
+		}
+		e.Elapsed = time.Since(began)
+		if result == applied || result == failed {
+			r.onAttempt(e)
+			return err
+		}
+
+		if e.Conflict == "OC001" && !schema {
+			schema = true
+		} else {
+			e.Wait = rand.N(backoff)
+			backoff = min(2*backoff, lastRetryWait)
+		}
+		stop := ctx.Err()
+		if stop == nil && (attempts == r.maxAttempts || e.Elapsed+e.Wait > retryTime) {
+			stop = errGivenUp
+		}
+		e.Again = stop == nil
+		r.onAttempt(e)
+		if stop == nil {
+			stop = sleep(ctx, e.Wait)
+		}
+		if stop != nil {
+			return &retryError{cause: e.Err, stop: stop, attempts: attempts, elapsed: time.Since(began)}
+		}
+	}
+}
+
+var errGivenUp = errors.New("no attempt left")
+
+// look finds out about a transaction that may have been applied.
+func (r *retrier) look(ctx context.Context, cause error) (applied bool, err error) {
+	if r.check == nil || ctx.Err() != nil {
+		return false, fmt.Errorf("%w: the connection was lost between the commit and its answer: %w", ErrCommitUnknown, cause)
+	}
+	if applied, err = r.check(ctx); err != nil {
+		return false, fmt.Errorf("%w: %w, and CheckCommit could not find out: %w", ErrCommitUnknown, cause, err)
+	}
+	return applied, nil
+}
+
+// retryError ends a run whose attempts are used up.
+type retryError struct {
+	cause    error // of the last attempt
+	stop     error // errGivenUp, or ctx's
+	attempts int
+	elapsed  time.Duration
+}
+
+func (e *retryError) Error() string {
+	return fmt.Sprintf("dsql: given up after %d attempts in %s (%v): %v", e.attempts, e.elapsed.Round(time.Millisecond), e.stop, e.cause)
+}
+
+func (e *retryError) Unwrap() []error { return []error{e.cause, e.stop} }
+
+// rollback ends a transaction also when ctx is over: that may be why.
+func rollback(ctx context.Context, tx pgx.Tx) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	_ = tx.Rollback(ctx) // a connection that cannot is closed by pgx
+}
+
+// runningTx is the transaction that fn gets.
+type runningTx struct{ pgx.Tx }
+
+var (
+	errNested    = errors.New("dsql: DSQL has no savepoints, so transactions do not nest; use the transaction that there is")
+	errSwallowed = errors.New("dsql: fn returned nil although one of its statements had failed; let it return that error")
+	errOwned     = errors.New("dsql: RunTx commits and rolls back; return nil or an error")
+)
+
+func (runningTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNested }
+func (runningTx) Commit(context.Context) error          { return errOwned }
+func (runningTx) Rollback(context.Context) error        { return errOwned }
