@@ -12,6 +12,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -191,7 +192,7 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 		switch {
 		case outer.Err() != nil:
 			e.ended = outer.Err()
-		case ctx.Err() != nil:
+		case ctx.Err() != nil && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)):
 			e.timeout = timeout
 		}
 		return nil, e
@@ -248,7 +249,7 @@ func (l *login) attempt(ctx context.Context, conn net.Conn) (session *sessionCon
 	if err != nil {
 		return fail(err)
 	}
-	return &sessionConn{Conn: tlsConn, expect: l.params, swallow: len(l.startup), replay: replay}, nil
+	return &sessionConn{Conn: tlsConn, opened: time.Now(), expect: l.params, swallow: len(l.startup), replay: replay}, nil
 }
 
 // authenticate sends the startup message and the token, and returns what
@@ -357,6 +358,7 @@ func readLoginMessage(r io.Reader) (kind byte, message []byte, err error) {
 // those that the login got.
 type sessionConn struct {
 	*tls.Conn
+	opened time.Time
 
 	// Used by Write alone.
 	expect  pgproto3.StartupMessage

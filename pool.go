@@ -21,6 +21,10 @@ const (
 
 	// Idle connections count against the cluster's 10,000 as busy ones do.
 	connIdleTime = 10 * time.Minute
+
+	// pgxpool's own threshold. It takes the time that a connection needed to open for
+	// idle time, so that one which was paced or retried would be pinged at once.
+	pingIdle = time.Second
 )
 
 // PoolConfig returns what pgxpool needs. What ConnConfig promises holds for
@@ -46,6 +50,11 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	}
 	if _, ok := c.Params["pool_max_conn_idle_time"]; !ok {
 		pool.MaxConnIdleTime = connIdleTime
+	}
+
+	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
+		session, ok := p.Conn.PgConn().Conn().(*sessionConn)
+		return p.IdleDuration > pingIdle && (!ok || time.Since(session.opened) > pingIdle)
 	}
 
 	cc := pool.ConnConfig

@@ -123,6 +123,10 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 			defer rollback(ctx, tx)
 			return ran(err, tx.Conn()), err
 		}
+		if conn := tx.Conn(); conn != nil && conn.IsClosed() {
+			defer rollback(ctx, tx)
+			return lost, pgconn.ErrConnClosed
+		}
 		err = tx.Commit(ctx)
 		if errors.Is(err, pgx.ErrTxCommitRollback) {
 			return failed, fmt.Errorf("%w: %w", errSwallowed, err)
@@ -160,6 +164,10 @@ func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts .
 		if err != nil {
 			defer func() { _ = tx.Rollback() }()
 			return ran(err, pgxConn(conn)), err
+		}
+		if conn := pgxConn(conn); conn != nil && conn.IsClosed() {
+			defer func() { _ = tx.Rollback() }()
+			return lost, pgconn.ErrConnClosed
 		}
 		switch err = tx.Commit(); {
 		case err == sql.ErrTxDone && ctx.Err() == nil:
@@ -284,7 +292,9 @@ func committed(err error) outcome {
 		return applied
 	case IsConflict(err):
 		return conflict
-	case pgconn.SafeToRetry(err): // pgx did not send it
+	case pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed):
+		// pgx did not send it. "conn closed" is no proof of that, though it says so: pgx
+		// v5.12 returns it also when the connection ends after a query was sent.
 		if isLost(err) {
 			return lost
 		}

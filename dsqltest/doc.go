@@ -27,8 +27,40 @@
 //
 // PostgreSQL is started from the binaries installed on the machine (Linux and
 // macOS), listens on a unix socket in a temporary directory, and goes when the server
-// does. Sessions are relayed to it message by message, unchanged; a session
-// gets its backend when it first speaks, so an idle one costs little.
+// does. Sessions are relayed to it message by message, unchanged as long as no
+// rule of DSQL stands against it; a session gets its backend when it first
+// speaks, so an idle one costs little.
+//
+// # Transactions
+//
+// Isolation is REPEATABLE READ and cannot be changed. There are no savepoints,
+// and one transaction has one statement of DDL (GRANT and REVOKE are some), or DML of up
+// to 3,000 rows in all. Refusals have the service's SQLSTATE, and its words
+// where those are on record.
+//
+// A conflict ends as 40001 with OC000 in its message. At the service the loser
+// learns of it at COMMIT. Here it is the statement that fails, when it meets a
+// row that another transaction has changed, or has locked for 10 ms: to fail at
+// COMMIT instead, statements that did not run would have to be answered. So a
+// transaction can lose to one that rolls back in the end. Conflicts at COMMIT
+// are made by [Server.ConflictNext].
+//
+// After a schema change is committed, the next statement of every other
+// session that may touch a table fails once with 40001 and OC001, plain reads
+// too. A session that has run nothing yet begins with the schema as it is. OC001
+// also ends a wait of 10 ms for a table that a schema change has locked, or for the
+// lock that such a change needs; then the first retry may meet it again.
+//
+// [Server.SetCommitFaults] and [Server.CutNext] cut connections before a COMMIT
+// arrives or before its answer leaves, and [Server.Transactions] counts what
+// really happened.
+//
+// What is not imitated: the limit of 10 MiB a transaction, conflicts that PostgreSQL does
+// not see as such, DDL that runs in the background (CREATE INDEX ASYNC), and
+// refusals of PostgreSQL's features beyond the common ones. A schema change can also
+// meet clients as PostgreSQL has it, with "cached plan must not change result
+// type". The text of a single statement goes to PostgreSQL as it is, that of
+// several goes one by one.
 //
 // The endpoint listens on loopback only. It is made for tests: its keys and
 // its PostgreSQL protect nothing of value.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -52,14 +53,20 @@ type client struct {
 	server  *Server
 	attempt *Attempt // guarded by server.mu
 
-	raw  *rawConn
-	conn net.Conn // TLS over raw, once it is set up
+	network network
+	raw     *rawConn // network, to be looked at
+	conn    net.Conn // TLS over raw, once it is set up
 	// reader reads conn for the login and for the relay alike: a client may send
 	// its password, and more, together with the startup message.
 	reader *bufio.Reader
 
 	direct     bool // TLS from the first byte
 	serverName string
+	admitted   bool // the quotas count it
+
+	fault  Fault
+	phase  Phase // how far the client is, for the fault
+	struck atomic.Bool
 }
 
 // rawConn is a client's TCP connection, with its first bytes held to be looked at.
@@ -71,10 +78,10 @@ type rawConn struct {
 
 func (r *rawConn) Read(p []byte) (int, error) { return r.reader.Read(p) }
 
-func newClient(s *Server, conn net.Conn) *client {
-	c := &client{server: s, attempt: s.newAttempt(conn.LocalAddr().String())}
+func newClient(s *Server, network network, fault Fault) *client {
+	c := &client{server: s, attempt: s.newAttempt(network.LocalAddr().String()), network: network, fault: fault}
 	// As small as bufio has it: TLS reads in larger pieces, which go past it.
-	c.raw = &rawConn{Conn: conn, reader: bufio.NewReaderSize(conn, 16), client: c}
+	c.raw = &rawConn{Conn: c.wrap(network, OnSSLRequest, OnClientHello), reader: bufio.NewReaderSize(network, 16), client: c}
 	c.conn = c.raw
 	return c
 }
@@ -100,53 +107,79 @@ func refuse(code, format string, args ...any) *refusal {
 var errCancel = errors.New("cancelled")
 
 func (c *client) serve() {
+	defer c.release()
 	c.raw.SetDeadline(time.Now().Add(loginTimeout))
+	if c.fault.strikes(OnAccept, OnAccept) {
+		c.strike(c.network)
+		c.end(nil)
+		return
+	}
 	st, err := c.login()
-	if err != nil {
+	if err != nil || c.struck.Load() {
 		c.end(err)
 		return
 	}
 	session := newSession(c, st)
 	defer session.unregister()
-	// Before the client can know: its test may look at once.
+	// Before the client can know: its test may look, and change things, at once.
 	c.record(func(a *Attempt) { a.Outcome = "ok" })
+	lifetime := c.server.sessionLifetime()
 	if err := session.greet(st); err != nil {
 		c.end(fmt.Errorf("answering the login: %w", err))
 		return
 	}
+	if c.struck.Load() {
+		c.end(nil)
+		return
+	}
 	c.raw.SetDeadline(time.Time{})
+	c.phase = OnQuery
+	if lifetime > 0 {
+		defer time.AfterFunc(lifetime, func() { c.conn.Close() }).Stop()
+	}
 	session.run()
 }
 
-// end records why the login came to nothing, and says so to a client that is refused.
+// release gives back what admit counted.
+func (c *client) release() {
+	if c.admitted {
+		c.server.leave()
+	}
+}
+
+// end records why the login came to nothing, and says so to a client that is
+// refused. One that a fault has struck is left alone until it goes.
 func (c *client) end(err error) {
+	defer c.conn.Close()
 	var refused *refusal
 	isRefusal := errors.As(err, &refused)
-	c.record(func(a *Attempt) {
-		a.Outcome = err.Error()
+	if !c.struck.Load() {
+		c.record(func(a *Attempt) {
+			a.Outcome = err.Error()
+			if isRefusal {
+				a.Reason = refused.reason
+			}
+			if errors.Is(err, errCancel) {
+				a.Outcome = "ok"
+			}
+		})
 		if isRefusal {
-			a.Reason = refused.reason
+			c.send(&refused.response)
 		}
-		if errors.Is(err, errCancel) {
-			a.Outcome = "ok"
-		}
-	})
-	if isRefusal {
-		c.send(&refused.response)
+	}
+	switch {
+	case c.struck.Load(): // maybe by the refusal
+		io.Copy(io.Discard, c.raw)
+	case isRefusal:
 		c.linger()
 	}
-	c.conn.Close()
 }
 
 // linger half-closes the connection and waits for the client to hang up: a
 // close with input unread would reset it, and the client might lose the refusal.
 func (c *client) linger() {
-	if half, ok := c.conn.(*tls.Conn); ok {
-		half.CloseWrite()
-	}
-	if tcp, ok := c.raw.Conn.(*net.TCPConn); ok {
-		tcp.CloseWrite()
-	}
+	closeWrite(c.conn)
+	c.network.CloseWrite()
 	c.raw.SetReadDeadline(time.Now().Add(lingerTimeout))
 	io.CopyN(io.Discard, c.raw, maxPassword)
 }
@@ -173,6 +206,10 @@ func (c *client) login() (*startup, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := c.server.admit(); err != nil {
+		return nil, err
+	}
+	c.admitted = true
 	if err := st.check(); err != nil {
 		return nil, err
 	}
@@ -201,6 +238,7 @@ func (c *client) secure() error {
 			}
 		case sslRequestCode:
 			c.record(func(a *Attempt) { a.SSLRequest = true })
+			c.phase = OnSSLRequest
 			if _, err := c.raw.Write([]byte{'S'}); err != nil {
 				return fmt.Errorf("answering the SSLRequest: %w", err)
 			}
@@ -215,6 +253,7 @@ func (c *client) secure() error {
 }
 
 func (c *client) handshake() error {
+	c.phase = OnClientHello
 	conn := tls.Server(c.raw, c.server.tls)
 	if err := conn.HandshakeContext(c.server.ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
@@ -224,7 +263,8 @@ func (c *client) handshake() error {
 		a.TLSVersion = state.Version
 		a.ALPN = state.NegotiatedProtocol
 	})
-	c.conn = conn
+	c.phase = OnStartup
+	c.conn = c.wrap(conn, OnStartup, OnQuery)
 	c.reader = bufio.NewReaderSize(conn, readBuffer)
 	return nil
 }
@@ -384,6 +424,10 @@ func (c *client) verify(st *startup, byName string) error {
 	if st.negotiate {
 		ask = append(ask, &pgproto3.NegotiateProtocolVersion{NewestMinorProtocol: protocolVersion3, UnrecognizedOptions: st.options})
 	}
+	if c.fault.Effect == SkipPassword {
+		c.record(func(a *Attempt) { a.Fault = c.fault })
+		return c.send(ask...)
+	}
 	if err := c.send(append(ask, &pgproto3.AuthenticationCleartextPassword{})...); err != nil {
 		return fmt.Errorf("asking for the password: %w", err)
 	}
@@ -391,11 +435,15 @@ func (c *client) verify(st *startup, byName string) error {
 	if err != nil {
 		return err
 	}
+	c.phase = OnPassword
 	t, err := parseToken(password)
 	c.record(func(a *Attempt) {
 		a.TokenID = tokenID(password)
 		a.TokenHost, a.TokenRegion, a.TokenAction = t.host, t.region, t.action
 	})
+	if refused := c.server.nextRefusal(); refused != nil {
+		return refused
+	}
 	if err != nil {
 		return denied("", err.Error())
 	}

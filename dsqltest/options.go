@@ -26,6 +26,19 @@ type options struct {
 	address     string
 	dataDir     string
 	now         func() time.Time
+	conditions  conditions // at the start
+}
+
+// conditions are what tests change while a server runs.
+type conditions struct {
+	rate      bucket
+	most      int // connections
+	waking    int // startups still to refuse
+	lifetime  time.Duration
+	roundTrip time.Duration
+	faults    func() Fault
+
+	transactionAge time.Duration
 }
 
 // WithClusterID sets the cluster's ID: 26 characters of a-z and 0-9. The
@@ -57,7 +70,7 @@ func WithRoles(names ...string) Option {
 	return func(o *options) { o.roles = slices.Clone(names) }
 }
 
-// WithClock sets the clock that tokens are checked against; the default is
+// WithClock sets the clock that tokens are checked against and transactions age by; the default is
 // time.Now. It is called from many goroutines at once. Certificates keep to
 // the machine's clock, since that is what clients check them against.
 func WithClock(now func() time.Time) Option {
@@ -89,6 +102,13 @@ func newOptions(opts []Option) (options, error) {
 		roles:     []string{"app"},
 		address:   "127.0.0.1:0",
 		now:       time.Now,
+		conditions: conditions{
+			rate:     newBucket(defaultConnectRate, defaultConnectBurst),
+			most:     defaultMaxConnections,
+			lifetime: defaultLifetime,
+
+			transactionAge: defaultTransactionAge,
+		},
 	}
 	for _, opt := range opts {
 		opt(&o)

@@ -121,7 +121,7 @@ func TestPostgres(t *testing.T) {
 		"server_encoding":               "UTF8",
 		"client_encoding":               "UTF8",
 		"lc_collate":                    "C",
-		"max_connections":               "300",
+		"max_connections":               "1000",
 		"fsync":                         "off",
 		"synchronous_commit":            "off",
 	} {

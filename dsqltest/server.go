@@ -53,6 +53,15 @@ type Server struct {
 	sessions map[uint32]*session   // by process ID
 	keys     map[string]key        // by access key ID
 	attempts []*Attempt
+
+	conditions conditions // as they are now
+	open       int        // connections that admit let in
+	refusals   []Refusal  // due to the next logins
+
+	schema       int // version of the schema, raised by every commit of a change
+	transactions TransactionCounts
+	commitFaults func() CommitFault
+	scripted     []CommitFault // due to the next commits, before commitFaults
 }
 
 // Attempt is what one connection showed on its way in. Fields that it did not
@@ -76,8 +85,12 @@ type Attempt struct {
 	// Cancel is set when the client came to cancel a query, not to log in.
 	Cancel bool
 
+	// Fault is what went wrong with the connection by WithFaults or SetFaults,
+	// once it has; a fault that was chosen may not come to it.
+	Fault Fault
+
 	// Outcome is "" while the login is under way, then "ok", the message of the
-	// refusal, or what broke the connection.
+	// refusal, what broke the connection, or the Fault that did.
 	Outcome string
 
 	// Reason is why access was denied. The client is not told.
@@ -121,6 +134,8 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		conns:    make(map[net.Conn]struct{}),
 		sessions: make(map[uint32]*session),
 		keys:     make(map[string]key),
+
+		conditions: o.conditions,
 	}
 	s.AllowKey(s.credentials.AccessKeyID, s.credentials.SecretAccessKey, "")
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -287,12 +302,13 @@ func (s *Server) accept() {
 				return
 			}
 		}
-		if !s.track(conn) {
+		network := s.network(conn.(*net.TCPConn))
+		if !s.track(network) {
 			return
 		}
-		c := newClient(s, conn)
+		c := newClient(s, network, s.nextFault())
 		s.serving.Go(func() {
-			defer s.drop(conn)
+			defer s.drop(network)
 			c.serve()
 		})
 	}

@@ -40,9 +40,9 @@ type session struct {
 	processID uint32
 	secret    [4]byte
 
-	// backendKey is the process ID and secret of PostgreSQL's backend, once
-	// there is one. It is guarded by server.mu.
-	backendKey []byte
+	// Both are guarded by server.mu.
+	backendKey []byte // process ID and secret of PostgreSQL's backend, once there is one
+	schema     int    // version of the schema that the session has seen
 }
 
 // newSession registers a session under a process ID that no other has.
@@ -117,18 +117,26 @@ func (s *session) run() {
 		s.client.linger()
 		return
 	}
-	defer s.client.server.drop(backend)
+	server := s.client.server
+	defer server.drop(backend)
 
-	var answers sync.WaitGroup
-	answers.Go(func() {
+	conversation := newConversation(s)
+	var answering sync.WaitGroup
+	answering.Go(func() {
 		defer s.client.conn.Close()
-		down := relay{from: fromBackend, to: bufio.NewWriterSize(s.client.conn, writeBuffer), limit: maxAnswer}
-		down.run()
+		defer conversation.end()
+		answers{
+			conversation: conversation,
+			relay:        &relay{from: fromBackend, to: bufio.NewWriterSize(s.client.conn, writeBuffer), limit: maxAnswer},
+		}.run()
 	})
-	up := relay{from: s.client.reader, to: bufio.NewWriterSize(backend, readBuffer), limit: maxMessage}
-	up.run()
+	err = newRequests(conversation, &relay{from: s.client.reader, to: bufio.NewWriterSize(backend, readBuffer), limit: maxMessage}).run()
+	if err == errCut {
+		server.count(func(c *TransactionCounts) { c.Cuts++ })
+		s.client.network.Close()
+	}
 	backend.Close()
-	answers.Wait()
+	answering.Wait()
 }
 
 // openBackend has PostgreSQL start a backend with the client's settings. What
@@ -152,14 +160,14 @@ func (s *session) openBackend() (net.Conn, *bufio.Reader, error) {
 	}
 	server.mu.Lock()
 	defer server.mu.Unlock()
-	s.backendKey = key
+	s.backendKey, s.schema = key, server.schema
 	return conn, reader, nil
 }
 
 // startBackend returns the backend's process ID and secret.
 func (s *session) startBackend(conn net.Conn, reader *bufio.Reader) (key []byte, err error) {
 	conn.SetDeadline(time.Now().Add(backendTimeout))
-	parameters := map[string]string{"user": s.startup.user, "database": databaseName}
+	parameters := map[string]string{"user": s.startup.user, "database": databaseName, "lock_timeout": lockTimeout}
 	for name, value := range s.startup.settings {
 		parameters[name] = value
 	}
@@ -205,47 +213,70 @@ func readMessage(r io.Reader) (kind byte, body []byte, err error) {
 	return header[0], body, err
 }
 
-// relay carries messages one way. It looks at their headers only, and holds no
-// more of one than its buffers do.
+// relay carries messages one way. It holds no more of one than its buffers do,
+// unless it is asked to read it.
 type relay struct {
 	from  *bufio.Reader
 	to    *bufio.Writer
 	limit uint32 // bytes, as the length in a header counts
 }
 
-// run ends when either side does, or at a message that is not one.
-func (r *relay) run() error {
+// run calls handle for every message, unread, with its size on the wire, until
+// handle fails, either side ends, or there comes a message that is not one.
+func (r *relay) run(handle func(kind byte, size int) error) error {
 	for {
-		_, length, err := r.next()
+		kind, size, err := r.next()
 		if err != nil {
 			return err
 		}
-		if length < headerSize-1 || length > r.limit {
-			return errors.New("invalid message length")
-		}
-		if err := r.forward(1 + int(length)); err != nil {
+		if err := handle(kind, size); err != nil {
 			return err
 		}
 	}
 }
 
 // next waits for a message and returns what its header says, leaving it unread.
-func (r *relay) next() (kind byte, length uint32, err error) {
+func (r *relay) next() (kind byte, size int, err error) {
 	header, err := r.peek(headerSize)
 	if err != nil {
 		return 0, 0, err
 	}
-	return header[0], binary.BigEndian.Uint32(header[1:]), nil
+	length := binary.BigEndian.Uint32(header[1:])
+	if length < headerSize-1 || length > r.limit {
+		return 0, 0, errors.New("invalid message length")
+	}
+	return header[0], 1 + int(length), nil
 }
 
 // forward carries the next size bytes over.
 func (r *relay) forward(size int) error {
+	return r.take(size, func(chunk []byte) error {
+		_, err := r.to.Write(chunk)
+		return err
+	})
+}
+
+// discard drops the next size bytes.
+func (r *relay) discard(size int) error {
+	return r.take(size, func([]byte) error { return nil })
+}
+
+// read returns the next size bytes.
+func (r *relay) read(size int) (message []byte, err error) {
+	err = r.take(size, func(chunk []byte) error {
+		message = append(message, chunk...)
+		return nil
+	})
+	return message, err
+}
+
+func (r *relay) take(size int, use func(chunk []byte) error) error {
 	for size > 0 {
 		if _, err := r.peek(1); err != nil {
 			return err
 		}
 		chunk, _ := r.from.Peek(min(size, r.from.Buffered()))
-		if _, err := r.to.Write(chunk); err != nil {
+		if err := use(chunk); err != nil {
 			return err
 		}
 		r.from.Discard(len(chunk))

@@ -46,10 +46,10 @@ func TestSession(t *testing.T) {
 		conn := connect(t, connConfig(t, s, adminRole))
 		_, err := conn.Exec(t.Context(), "create table copied (line text)")
 		require.NoError(t, err)
-		lines := strings.Repeat(strings.Repeat("x", 99)+"\n", 50_000)
+		lines := strings.Repeat(strings.Repeat("x", 1665)+"\n", maxRows)
 		tag, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(lines), "copy copied from stdin")
 		require.NoError(t, err)
-		require.EqualValues(t, 50_000, tag.RowsAffected())
+		require.EqualValues(t, maxRows, tag.RowsAffected())
 		var out bytes.Buffer
 		_, err = conn.PgConn().CopyTo(t.Context(), &out, "copy copied to stdout")
 		require.NoError(t, err)
@@ -265,7 +265,7 @@ func TestRelay(t *testing.T) {
 				}
 				var out bytes.Buffer
 				r := relay{from: bufio.NewReaderSize(wrap(strings.NewReader(tt.in)), 64), to: bufio.NewWriterSize(&out, 256), limit: tt.limit}
-				require.EqualError(t, r.run(), tt.err)
+				require.EqualError(t, r.run(func(_ byte, size int) error { return r.forward(size) }), tt.err)
 				// What came before a length that cannot be is flushed or not, as it happens.
 				require.True(t, strings.HasPrefix(tt.out, out.String()))
 				if tt.err == "EOF" {
@@ -283,7 +283,7 @@ func TestRelayFlushes(t *testing.T) {
 	done := make(chan error, 1)
 	go func() {
 		r := relay{from: bufio.NewReader(from), to: bufio.NewWriter(to), limit: maxMessage}
-		done <- r.run()
+		done <- r.run(func(_ byte, size int) error { return r.forward(size) })
 	}()
 	pieces := make(chan string)
 	go func() {

@@ -1,0 +1,107 @@
+package dsqltest
+
+import "errors"
+
+// CommitFault is what becomes of one commit: a COMMIT, of whatever
+// transaction, or the end of a statement that writes outside of one.
+type CommitFault uint8
+
+const (
+	NoFault      CommitFault = iota // PostgreSQL decides
+	Conflict                        // rolled back, and answered with OC000
+	BeforeCommit                    // rolled back as if COMMIT had not arrived, and the connection is cut
+	AfterCommit                     // applied, if PostgreSQL can, and the connection is cut before the answer leaves
+)
+
+// TransactionCounts is what has happened to transactions so far.
+type TransactionCounts struct {
+	Applied         int // commits, in the sense of CommitFault, that PostgreSQL has made
+	Conflicts       int // answers with OC000
+	SchemaConflicts int // answers with OC001
+	Cuts            int // connections cut by BeforeCommit and AfterCommit
+}
+
+// Transactions returns the counts. A commit is counted before its answer leaves.
+func (s *Server) Transactions() TransactionCounts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.transactions
+}
+
+// SetCommitFaults has next called at every commit, in any session, and obeyed.
+// It is called from many goroutines at once. It takes the place of what was set
+// before, ConflictNext and CutNext included; nil ends all faults.
+func (s *Server) SetCommitFaults(next func() CommitFault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.commitFaults, s.scripted = next, nil
+}
+
+// ConflictNext has the next n commits fail with OC000. It comes after
+// what earlier calls of it and of CutNext have left, and before
+// SetCommitFaults.
+func (s *Server) ConflictNext(n int) { s.script(n, Conflict) }
+
+// CutNext cuts the connections of the next n commits at point, which is
+// BeforeCommit or AfterCommit. It takes turns as ConflictNext does.
+func (s *Server) CutNext(n int, point CommitFault) { s.script(n, point) }
+
+func (s *Server) script(n int, fault CommitFault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range n {
+		s.scripted = append(s.scripted, fault)
+	}
+}
+
+func (s *Server) nextCommitFault() CommitFault {
+	s.mu.Lock()
+	next := s.commitFaults
+	if len(s.scripted) > 0 {
+		fault := s.scripted[0]
+		next = func() CommitFault { return fault }
+		s.scripted = s.scripted[1:]
+	}
+	s.mu.Unlock()
+	if next == nil {
+		return NoFault
+	}
+	return next()
+}
+
+// errCut ends a session whose connection is to be cut.
+var errCut = errors.New("cut at a commit")
+
+func (s *Server) count(update func(*TransactionCounts)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	update(&s.transactions)
+}
+
+// applied counts a commit, and tells every other session of a changed schema.
+// seen is the version of the schema that the session itself has seen.
+func (s *Server) applied(defined bool, seen *int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.transactions.Applied++
+	if !defined {
+		return
+	}
+	// A session that has missed another's change still has to hear of that.
+	if *seen == s.schema {
+		*seen++
+	}
+	s.schema++
+}
+
+// outdated reports whether the schema has changed since a session last asked.
+func (s *Server) outdated(seen *int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if *seen == s.schema {
+		return false
+	}
+	*seen = s.schema
+	s.transactions.SchemaConflicts++
+	return true
+}

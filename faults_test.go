@@ -1,0 +1,567 @@
+package dsql_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest"
+)
+
+// ways are the three ways in. Each sends value through a query on a connection of its own.
+var ways = map[string]func(ctx context.Context, c dsql.Config, value int) (int, error){
+	"Connect": func(ctx context.Context, c dsql.Config, value int) (got int, err error) {
+		conn, err := dsql.Connect(ctx, c)
+		if err != nil {
+			return 0, err
+		}
+		defer conn.Close(ctx)
+		return got, conn.QueryRow(ctx, "select $1::int", value).Scan(&got)
+	},
+	"NewPool": func(ctx context.Context, c dsql.Config, value int) (got int, err error) {
+		pool, err := dsql.NewPool(ctx, c)
+		if err != nil {
+			return 0, err
+		}
+		defer pool.Close()
+		return got, pool.QueryRow(ctx, "select $1::int", value).Scan(&got)
+	},
+	"OpenDB": func(ctx context.Context, c dsql.Config, value int) (got int, err error) {
+		db, err := dsql.OpenDB(ctx, c)
+		if err != nil {
+			return 0, err
+		}
+		defer db.Close()
+		return got, db.QueryRowContext(ctx, "select $1::int", value).Scan(&got)
+	},
+}
+
+// first is a Fault of the first connection only, and of none afterwards.
+func first(f dsqltest.Fault) func() dsqltest.Fault {
+	done := false
+	return func() dsqltest.Fault {
+		if done {
+			return dsqltest.Fault{}
+		}
+		done = true
+		return f
+	}
+}
+
+var loginPhases = []dsqltest.Phase{dsqltest.OnAccept, dsqltest.OnSSLRequest, dsqltest.OnClientHello, dsqltest.OnStartup, dsqltest.OnPassword}
+
+// What goes wrong once before the login is done, the next attempt gets right:
+// connections reset and cut, at the beginning of an answer and in the middle.
+func TestConnectRidesOutFaults(t *testing.T) {
+	s := dsqltest.New(t)
+	for name, way := range ways {
+		for _, phase := range loginPhases {
+			for _, effect := range []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp} {
+				for _, after := range []int{0, 1, 7, 100} {
+					fault := dsqltest.Fault{Phase: phase, Effect: effect, After: after}
+					t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
+						s.SetFaults(first(fault))
+						c := s.Config()
+						if phase == dsqltest.OnSSLRequest {
+							c.SSLNegotiation = "postgres"
+						}
+						var retries atomic.Int64
+						c.OnRetry = func(e dsql.RetryEvent) {
+							retries.Add(1)
+							require.Error(t, e.Err)
+							require.EqualValues(t, retries.Load(), e.Attempt)
+						}
+						before := len(s.Attempts())
+						got, err := way(t.Context(), c, 42)
+						require.NoError(t, err)
+						require.Equal(t, 42, got)
+						attempts := s.Attempts()[before:]
+						require.EqualValues(t, len(attempts)-1, retries.Load())
+						require.LessOrEqual(t, len(attempts), 2)
+					})
+				}
+			}
+		}
+	}
+	require.Eventually(t, func() bool { return s.Sessions() == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// A connection that goes silent before the login is done is given up in time for another.
+func TestConnectRidesOutSilence(t *testing.T) {
+	s := dsqltest.New(t)
+	var wg sync.WaitGroup
+	for name, way := range ways {
+		wg.Go(func() {
+			c := s.Config()
+			s.SetFaults(first(dsqltest.Fault{Phase: dsqltest.OnStartup, Effect: dsqltest.Silence}))
+			c.ConnectTimeout = 5 * time.Second
+			got, err := way(t.Context(), c, 42)
+			require.NoError(t, err, name)
+			require.Equal(t, 42, got)
+		})
+	}
+	wg.Wait()
+}
+
+// A server that stops answering: an error at the deadline, which names where it stopped.
+func TestConnectDeadlines(t *testing.T) {
+	s := dsqltest.New(t)
+	says := map[dsqltest.Phase]string{
+		dsqltest.OnAccept: "TLS handshake failed", dsqltest.OnSSLRequest: "SSLRequest failed", dsqltest.OnClientHello: "TLS handshake failed",
+		dsqltest.OnStartup: "login failed", dsqltest.OnPassword: "login failed",
+	}
+	for name, way := range ways {
+		for _, phase := range loginPhases {
+			for _, after := range []int{0, 3} {
+				fault := dsqltest.Fault{Phase: phase, Effect: dsqltest.Silence, After: after}
+				t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
+					s.SetFaults(dsqltest.Always(fault))
+					c := s.Config()
+					c.ConnectTimeout = 150 * time.Millisecond
+					if phase == dsqltest.OnSSLRequest {
+						if after > 0 {
+							t.Skip("the answer is a single byte")
+						}
+						c.SSLNegotiation = "postgres"
+					}
+					_, err := way(t.Context(), c, 42)
+					require.ErrorIs(t, err, context.DeadlineExceeded)
+					require.ErrorContains(t, err, says[phase])
+					require.ErrorContains(t, err, "no answer, until the deadline")
+					require.ErrorContains(t, err, s.Addr())
+				})
+			}
+		}
+	}
+}
+
+// Garbage is no reason to try again: it says that this is another kind of server.
+func TestConnectGarbage(t *testing.T) {
+	s := dsqltest.New(t)
+	for name, way := range ways {
+		for _, phase := range loginPhases {
+			if phase == dsqltest.OnAccept {
+				continue // the answer to the first bytes, as on ClientHello
+			}
+			fault := dsqltest.Fault{Phase: phase, Effect: dsqltest.Garbage}
+			t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
+				s.SetFaults(dsqltest.Always(fault))
+				c := s.Config()
+				if phase == dsqltest.OnSSLRequest {
+					c.SSLNegotiation = "postgres"
+				}
+				before := len(s.Attempts())
+				_, err := way(t.Context(), c, 42)
+				require.Error(t, err)
+				require.NotErrorIs(t, err, context.DeadlineExceeded)
+				require.Len(t, s.Attempts()[before:], 1)
+			})
+		}
+	}
+}
+
+// Cancelling ends a wait at once, whatever is waited for.
+func TestConnectCancel(t *testing.T) {
+	s := dsqltest.New(t)
+	waits := map[string]func(c *dsql.Config){
+		"for the server": func(*dsql.Config) {
+			s.SetFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnStartup, Effect: dsqltest.Silence}))
+		},
+		"for a retry":     func(*dsql.Config) { s.SetFaults(nil); s.RefuseNext(1000, dsqltest.RefuseWaking) },
+		"for the network": func(c *dsql.Config) { c.DialAddress = "127.0.0.1:1" },
+	}
+	for wait, arrange := range waits {
+		for name, way := range ways {
+			t.Run(name+" "+wait, func(t *testing.T) {
+				c := s.Config()
+				arrange(&c)
+				ctx, cancel := context.WithCancel(t.Context())
+				started := make(chan struct{}, 1000)
+				c.OnRetry = func(dsql.RetryEvent) { started <- struct{}{} }
+				c.OnToken = func(dsql.TokenEvent) { started <- struct{}{} }
+				result := make(chan error, 1)
+				go func() {
+					_, err := way(ctx, c, 42)
+					result <- err
+				}()
+				<-started
+				cancel()
+				select {
+				case err := <-result:
+					require.ErrorIs(t, err, context.Canceled)
+				case <-time.After(10 * time.Second): // far below ConnectTimeout
+					t.Fatal("still waiting")
+				}
+			})
+		}
+	}
+}
+
+func TestConnectWhileWaking(t *testing.T) {
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			s := dsqltest.New(t, dsqltest.WithWaking(5))
+			got, err := way(t.Context(), s.Config(), 42)
+			require.NoError(t, err)
+			require.Equal(t, 42, got)
+			require.Len(t, s.Attempts(), 6)
+		})
+	}
+}
+
+func TestConnectRefusals(t *testing.T) {
+	s := dsqltest.New(t)
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			connect := func(c dsql.Config) ([]dsqltest.Attempt, error) {
+				before := len(s.Attempts())
+				_, err := way(t.Context(), c, 42)
+				return s.Attempts()[before:], err
+			}
+
+			// One token is called expired: one retry, with another token.
+			s.RefuseNext(1, dsqltest.RefuseExpired)
+			attempts, err := connect(s.Config())
+			require.NoError(t, err)
+			require.Len(t, attempts, 2)
+			require.NotEqual(t, attempts[0].TokenID, attempts[1].TokenID)
+
+			// The next one too: the clock is to blame.
+			s.RefuseNext(2, dsqltest.RefuseExpired)
+			attempts, err = connect(s.Config())
+			require.ErrorIs(t, err, dsql.ErrTokenExpired)
+			require.ErrorIs(t, err, dsql.ErrAccessDenied)
+			require.ErrorContains(t, err, "clock")
+			require.ErrorContains(t, err, "2 attempts")
+			require.Len(t, attempts, 2)
+
+			// Any other 28000 once, however many addresses the name has.
+			s.RefuseNext(1, dsqltest.RefuseAccess)
+			c := s.Config()
+			_, port, err := net.SplitHostPort(s.Addr())
+			require.NoError(t, err)
+			c.DialAddress = "localhost:" + port
+			attempts, err = connect(c)
+			require.ErrorIs(t, err, dsql.ErrAccessDenied)
+			require.NotErrorIs(t, err, dsql.ErrTokenExpired)
+			var pgErr *pgconn.PgError
+			require.ErrorAs(t, err, &pgErr)
+			require.Equal(t, "28000", pgErr.Code)
+			require.Len(t, attempts, 1)
+
+			// What passes is asked again until it has.
+			for _, r := range []dsqltest.Refusal{dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseWaking} {
+				s.RefuseNext(3, r)
+				attempts, err = connect(s.Config())
+				require.NoError(t, err)
+				require.Len(t, attempts, 4)
+
+			}
+		})
+	}
+}
+
+// A limit that stays is named when the deadline comes.
+func TestConnectRefusedToTheEnd(t *testing.T) {
+	for is, r := range map[error]dsqltest.Refusal{
+		dsql.ErrRateExceeded: dsqltest.RefuseRate, dsql.ErrTooManyConnections: dsqltest.RefuseConnections, dsql.ErrClusterWaking: dsqltest.RefuseWaking,
+	} {
+		s := dsqltest.New(t)
+		s.RefuseNext(10_000, r)
+		for name, way := range ways {
+			c := s.Config()
+			c.ConnectTimeout = 300 * time.Millisecond
+			_, err := way(t.Context(), c, 42)
+			require.ErrorIs(t, err, is, name)
+			var pgErr *pgconn.PgError
+			require.ErrorAs(t, err, &pgErr)
+			require.Equal(t, r.Code, pgErr.Code)
+			require.Regexp(t, `after \d+ attempts in \d+`, err.Error())
+		}
+	}
+}
+
+// The server's clock is a quarter of an hour ahead: the error says by how much.
+func TestConnectSkewedClock(t *testing.T) {
+	s := dsqltest.New(t, dsqltest.WithClock(func() time.Time { return time.Now().Add(20 * time.Minute) }))
+	_, err := dsql.Connect(t.Context(), s.Config())
+	require.ErrorIs(t, err, dsql.ErrTokenExpired)
+	require.Regexp(t, `\((20m0s|19m59s|20m1s) behind the server's\)`, err.Error())
+}
+
+func TestConnectMaxConnections(t *testing.T) {
+	s := dsqltest.New(t, dsqltest.WithMaxConnections(1))
+	conn, err := dsql.Connect(t.Context(), s.Config())
+	require.NoError(t, err)
+	c := s.Config()
+	c.OnRetry = func(e dsql.RetryEvent) {
+		if e.Attempt == 2 { // somebody leaves
+			require.NoError(t, conn.Close(context.Background()))
+		}
+		require.ErrorIs(t, e.Err, dsql.ErrTooManyConnections)
+	}
+	other, err := dsql.Connect(t.Context(), c)
+	require.NoError(t, err)
+	require.NoError(t, other.Close(t.Context()))
+}
+
+func TestEarlyAuth(t *testing.T) {
+	s := dsqltest.New(t)
+	for name, way := range ways {
+		t.Run(name, func(t *testing.T) {
+			c := s.Config()
+			c.EarlyAuth = true
+			got, err := way(t.Context(), c, 42)
+			require.NoError(t, err)
+			require.Equal(t, 42, got)
+
+			// A refusal is a refusal.
+			s.RefuseNext(1, dsqltest.RefuseAccess)
+			_, err = way(t.Context(), c, 42)
+			require.ErrorIs(t, err, dsql.ErrAccessDenied)
+
+			// A server that asks for nothing gets nothing more: the session is another one's.
+			s.SetFaults(dsqltest.Always(dsqltest.Fault{Effect: dsqltest.SkipPassword}))
+			before := len(s.Attempts())
+			got, err = way(t.Context(), c, 43)
+			require.NoError(t, err)
+			require.Equal(t, 43, got)
+			require.Len(t, s.Attempts()[before:], 2)
+			s.SetFaults(nil)
+		})
+	}
+	t.Run("the server is remembered", func(t *testing.T) {
+		s.SetFaults(dsqltest.Always(dsqltest.Fault{Effect: dsqltest.SkipPassword}))
+		c := s.Config()
+		c.EarlyAuth = true
+		db, err := dsql.OpenDB(t.Context(), c)
+		require.NoError(t, err)
+		defer db.Close()
+		before := len(s.Attempts())
+		for range 3 {
+			conn, err := db.Conn(t.Context())
+			require.NoError(t, err)
+			defer conn.Close()
+		}
+		require.Len(t, s.Attempts()[before:], 4)
+	})
+}
+
+// 600 connections at once against 100 a second after a burst of 200: none
+// fails. BenchmarkBurst says how long it takes.
+func TestBurst(t *testing.T) {
+	for _, name := range []string{"NewPool", "OpenDB"} {
+		t.Run(name, func(t *testing.T) {
+			s := dsqltest.New(t, dsqltest.WithConnectQuota(100, 200))
+			burst(t, s, name)
+			t.Logf("%d attempts", len(s.Attempts()))
+		})
+	}
+}
+
+// burst acquires 600 connections at once and holds them until all are there.
+func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
+	const n = 600
+	c := s.Config()
+	c.Params = map[string]string{"pool_max_conns": fmt.Sprint(n)}
+	hold := make(chan struct{})
+	var acquire func(ready func()) error
+	switch way {
+	case "NewPool":
+		pool, err := dsql.NewPool(tb.Context(), c)
+		require.NoError(tb, err)
+		defer pool.Close()
+		acquire = func(ready func()) error {
+			conn, err := pool.Acquire(tb.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Release()
+			ready()
+			<-hold
+			return nil
+		}
+	case "OpenDB":
+		db, err := dsql.OpenDB(tb.Context(), c)
+		require.NoError(tb, err)
+		defer db.Close()
+		acquire = func(ready func()) error {
+			conn, err := db.Conn(tb.Context())
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			ready()
+			<-hold
+			return nil
+		}
+	}
+	start := time.Now()
+	var ready, done sync.WaitGroup
+	ready.Add(n)
+	errs := make(chan error, n)
+	for range n {
+		done.Go(func() {
+			if err := acquire(ready.Done); err != nil {
+				errs <- err
+				ready.Done()
+			}
+		})
+	}
+	ready.Wait()
+	took = time.Since(start)
+	close(hold)
+	done.Wait()
+	close(errs)
+	for err := range errs {
+		require.NoError(tb, err)
+	}
+	return took
+}
+
+// BenchmarkBurst reports how many times longer than the quota makes it the last
+// of 600 connections took.
+func BenchmarkBurst(b *testing.B) {
+	for _, name := range []string{"NewPool", "OpenDB"} {
+		b.Run(name, func(b *testing.B) {
+			var took time.Duration
+			for range b.N {
+				b.StopTimer()
+				s := dsqltest.New(b, dsqltest.WithConnectQuota(100, 200))
+				b.StartTimer()
+				took += burst(b, s, name)
+			}
+			b.ReportMetric(took.Seconds()/float64(b.N)/4, "x-quota")
+		})
+	}
+}
+
+// 2,000 connects under faults of every kind: an answer that is right, or an
+// error that says what was wrong.
+func TestConnectsUnderRandomFaults(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	s := dsqltest.New(t, dsqltest.WithConnectQuota(-1, 0), dsqltest.WithFaults(func() dsqltest.Fault {
+		if random.IntN(2) == 0 {
+			return dsqltest.Fault{}
+		}
+		effects := []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp, dsqltest.Reset, dsqltest.HangUp, dsqltest.Garbage, dsqltest.SkipPassword}
+		effect := effects[random.IntN(len(effects))]
+		if random.IntN(20) == 0 {
+			effect = dsqltest.Silence // costs a second each
+		}
+		return dsqltest.Fault{Phase: dsqltest.Phase(random.IntN(6)), Effect: effect, After: random.IntN(300)}
+	}))
+	names := []string{"Connect", "NewPool", "OpenDB"}
+	var answered, failed atomic.Int64
+	var wg sync.WaitGroup
+	next := make(chan int)
+	for range 64 {
+		wg.Go(func() {
+			for i := range next {
+				c := s.Config()
+				c.ConnectRate = -1
+				c.EarlyAuth = i%2 == 0
+				c.ConnectTimeout = 6 * time.Second
+				if i%3 == 0 {
+					c.SSLNegotiation = "postgres"
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+				got, err := ways[names[i%len(names)]](ctx, c, i)
+				cancel()
+				if err != nil {
+					failed.Add(1)
+					require.True(t, classified(err), "%d: %v", i, err)
+					continue
+				}
+				answered.Add(1)
+				require.Equal(t, i, got)
+			}
+		})
+	}
+	for i := range 2000 {
+		next <- i
+		if i%200 == 0 {
+			s.RefuseNext(5, []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseExpired, dsqltest.RefuseConnections}[i/200%4])
+		}
+	}
+	close(next)
+	wg.Wait()
+	t.Logf("%d answered, %d failed", answered.Load(), failed.Load())
+	require.Greater(t, answered.Load(), int64(1000))
+	require.Eventually(t, func() bool { return s.Sessions() == 0 }, 10*time.Second, time.Millisecond)
+}
+
+// classified tells whether an error says what was wrong.
+func classified(err error) bool {
+	var pgErr *pgconn.PgError
+	var record tls.RecordHeaderError
+	switch {
+	case errors.As(err, &pgErr), errors.As(err, &record):
+		return true
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return true
+	}
+	// Garbage: not PostgreSQL's protocol, in the login, or in the session, where pgx reads it.
+	return strings.Contains(err.Error(), "unexpected answer") || strings.Contains(err.Error(), "refused TLS") || strings.Contains(err.Error(), "message type") || strings.Contains(err.Error(), "invalid")
+}
+
+// BenchmarkConnect opens connections over 20 ms of round-trip time, from nothing to
+// ready, in three ways in turn, and reports the medians as parts of the first's.
+func BenchmarkConnect(b *testing.B) {
+	s := dsqltest.New(b, dsqltest.WithConnectQuota(-1, 0), dsqltest.WithRoundTripTime(20*time.Millisecond))
+	variants := []struct {
+		name   string
+		change func(*dsql.Config)
+		took   []time.Duration
+	}{
+		{name: "SSLRequest", change: func(c *dsql.Config) { c.SSLNegotiation = "postgres" }},
+		{name: "direct", change: func(*dsql.Config) {}},
+		{name: "early", change: func(c *dsql.Config) { c.EarlyAuth = true }},
+	}
+	configs := make([]*pgx.ConnConfig, len(variants))
+	for i, v := range variants {
+		c := s.Config()
+		c.ConnectRate = -1
+		v.change(&c)
+		var err error
+		configs[i], err = c.ConnConfig(b.Context())
+		require.NoError(b, err)
+	}
+	for b.Loop() {
+		for i := range variants {
+			start := time.Now()
+			conn, err := pgx.ConnectConfig(b.Context(), configs[i])
+			variants[i].took = append(variants[i].took, time.Since(start))
+			require.NoError(b, err)
+			require.NoError(b, conn.Close(b.Context()))
+		}
+	}
+	var whole time.Duration
+	for i, v := range variants {
+		slices.Sort(v.took)
+		median := v.took[len(v.took)/2]
+		if i == 0 {
+			whole = median
+		}
+		b.ReportMetric(float64(median.Microseconds())/1000, v.name+"-ms")
+		b.ReportMetric(float64(median)/float64(whole), v.name+"/SSLRequest")
+	}
+}

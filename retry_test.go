@@ -1,0 +1,588 @@
+package dsql_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest"
+)
+
+// bank is a server of its own with a table of accounts, and both ways to it.
+type bank struct {
+	server *dsqltest.Server
+	pool   *pgxpool.Pool
+	db     *sql.DB
+}
+
+func newBank(tb testing.TB, accounts, conns int) *bank {
+	tb.Helper()
+	s := dsqltest.New(tb, dsqltest.WithConnectQuota(-1, 0))
+	c := s.Config()
+	c.ConnectRate = -1
+	c.Params = map[string]string{"pool_max_conns": fmt.Sprint(conns)}
+	pool, err := dsql.NewPool(tb.Context(), c)
+	require.NoError(tb, err)
+	tb.Cleanup(pool.Close)
+	db, err := dsql.OpenDB(tb.Context(), c)
+	require.NoError(tb, err)
+	tb.Cleanup(func() { require.NoError(tb, db.Close()) })
+	b := &bank{s, pool, db}
+	b.exec(tb, "create table accounts (id int primary key, balance bigint not null)")
+	b.exec(tb, "create table notes (id text primary key)")
+	for id := range accounts {
+		b.exec(tb, "insert into accounts values ($1, 0)", id)
+	}
+	return b
+}
+
+func (b *bank) exec(tb testing.TB, sql string, args ...any) {
+	tb.Helper()
+	_, err := dsql.Exec(tb.Context(), b.pool, sql, args)
+	require.NoError(tb, err)
+}
+
+func (b *bank) one(tb testing.TB, sql string, args ...any) (n int64) {
+	tb.Helper()
+	require.NoError(tb, dsql.Retry(tb.Context(), func(ctx context.Context) error {
+		return b.pool.QueryRow(ctx, sql, args...).Scan(&n)
+	}, dsql.Idempotent()))
+	return n
+}
+
+// The two runners, as one: f gets what executes in the transaction.
+type execer func(sql string, args ...any) error
+
+func (b *bank) runners() map[string]func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
+	return map[string]func(context.Context, func(execer) error, ...dsql.RetryOption) error{
+		"RunTx": func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
+			return dsql.RunTx(ctx, b.pool, func(tx pgx.Tx) error {
+				return f(func(sql string, args ...any) error {
+					_, err := tx.Exec(ctx, sql, args...)
+					return err
+				})
+			}, opts...)
+		},
+		"RunSQLTx": func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
+			return dsql.RunSQLTx(ctx, b.db, func(tx *sql.Tx) error {
+				return f(func(sql string, args ...any) error {
+					_, err := tx.ExecContext(ctx, sql, args...)
+					return err
+				})
+			}, opts...)
+		},
+	}
+}
+
+// randomCuts cuts one commit in rate, at either point, and gives as many a conflict.
+func randomCuts(rate int) func() dsqltest.CommitFault {
+	return func() dsqltest.CommitFault {
+		if rand.IntN(rate) != 0 {
+			return dsqltest.NoFault
+		}
+		return []dsqltest.CommitFault{dsqltest.BeforeCommit, dsqltest.AfterCommit, dsqltest.Conflict}[rand.IntN(3)]
+	}
+}
+
+// 32 workers increment one row, 200 times each. Each increment also writes a
+// note, by which those of unknown outcome are counted afterwards.
+func TestIncrements(t *testing.T) {
+	workers, each := 32, 200
+	if testing.Short() {
+		each = 10
+	}
+	for _, cut := range []bool{false, true} {
+		b := newBank(t, 2, workers)
+		for account, name := range []string{"RunTx", "RunSQLTx"} {
+			run := b.runners()[name]
+			t.Run(fmt.Sprintf("%s, cut=%v", name, cut), func(t *testing.T) {
+				if cut {
+					b.server.SetCommitFaults(randomCuts(10))
+				}
+				var acknowledged, unknown atomic.Int64
+				var mu sync.Mutex
+				var doubtful []string
+				var wg sync.WaitGroup
+				for w := range workers {
+					wg.Go(func() {
+						for i := range each {
+							note := fmt.Sprintf("%s %d %d", name, w, i)
+							err := run(t.Context(), func(exec execer) error {
+								if err := exec("update accounts set balance = balance + 1 where id = $1", account); err != nil {
+									return err
+								}
+								return exec("insert into notes values ($1)", note)
+							})
+							switch {
+							case err == nil:
+								acknowledged.Add(1)
+							case errors.Is(err, dsql.ErrCommitUnknown):
+								unknown.Add(1)
+								mu.Lock()
+								doubtful = append(doubtful, note)
+								mu.Unlock()
+							default:
+								t.Errorf("%s: %v", note, err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				b.server.SetCommitFaults(nil)
+				landed := b.one(t, "select count(*) from notes where id = any($1)", doubtful)
+				applied := b.one(t, "select balance from accounts where id = $1", account)
+				t.Logf("%d applied: %d acknowledged, %d of %d unknown", applied, acknowledged.Load(), landed, unknown.Load())
+				require.Equal(t, acknowledged.Load()+landed, applied)
+				require.Equal(t, applied, b.one(t, "select count(*) from notes where id like $1", name+" %"), "none doubled")
+				require.EqualValues(t, workers*each, acknowledged.Load()+unknown.Load(), "none lost")
+				if !cut {
+					require.EqualValues(t, workers*each, applied)
+				} else {
+					require.Positive(t, unknown.Load())
+					require.Positive(t, landed)
+					require.Less(t, landed, unknown.Load())
+				}
+			})
+		}
+	}
+}
+
+// Money moves between 20 accounts under the same faults: no snapshot shows
+// another sum.
+func TestTransfers(t *testing.T) {
+	b := newBank(t, 20, 12)
+	b.exec(t, "update accounts set balance = 100")
+	for name, run := range b.runners() {
+		t.Run(name, func(t *testing.T) {
+			b.server.SetCommitFaults(randomCuts(10))
+			defer b.server.SetCommitFaults(nil)
+			done := make(chan struct{})
+			var watching, moving sync.WaitGroup
+			watching.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+						require.EqualValues(t, 2000, b.one(t, "select sum(balance) from accounts"))
+					}
+				}
+			})
+			for range 8 {
+				moving.Go(func() {
+					for range 50 {
+						from, to := rand.IntN(20), rand.IntN(20)
+						err := run(t.Context(), func(exec execer) error {
+							if err := exec("update accounts set balance = balance - 1 where id = $1", from); err != nil {
+								return err
+							}
+							return exec("update accounts set balance = balance + 1 where id = $1", to)
+						})
+						if err != nil {
+							require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+						}
+					}
+				})
+			}
+			moving.Wait()
+			close(done)
+			watching.Wait()
+			require.EqualValues(t, 2000, b.one(t, "select sum(balance) from accounts"))
+		})
+	}
+}
+
+// The schema changes under 16 readers and writers: none sees an error.
+func TestSchemaChange(t *testing.T) {
+	b := newBank(t, 16, 20)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	var rounds atomic.Int64
+	for id := range 16 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				rounds.Add(1)
+				if id%2 == 0 {
+					b.one(t, "select balance from accounts where id = $1", id)
+					continue
+				}
+				for name, run := range b.runners() {
+					require.NoError(t, run(t.Context(), func(exec execer) error {
+						return exec("update accounts set balance = balance + 1 where id = $1", id)
+					}), name)
+				}
+			}
+		})
+	}
+	for i := range 5 {
+		at := rounds.Load()
+		require.Eventually(t, func() bool { return rounds.Load() > at+32 }, 30*time.Second, time.Millisecond)
+		b.exec(t, fmt.Sprintf("create table extra%d (id int primary key)", i))
+	}
+	close(done)
+	wg.Wait()
+	require.Positive(t, b.server.Transactions().SchemaConflicts)
+}
+
+// What is known after a commit's connection was cut decides what is done.
+func TestCommitUnknown(t *testing.T) {
+	b := newBank(t, 1, 4)
+	for name, run := range b.runners() {
+		for _, point := range []dsqltest.CommitFault{dsqltest.BeforeCommit, dsqltest.AfterCommit} {
+			landed := int64(0)
+			if point == dsqltest.AfterCommit {
+				landed = 1
+			}
+			t.Run(fmt.Sprint(name, " ", point), func(t *testing.T) {
+				runs := 0
+				write := func(note string, opts ...dsql.RetryOption) error {
+					runs = 0
+					return run(t.Context(), func(exec execer) error {
+						runs++
+						if runs == 1 {
+							b.server.CutNext(1, point)
+						}
+						return exec("insert into notes values ($1) on conflict do nothing", note)
+					}, opts...)
+				}
+				count := func(note string) int64 { return b.one(t, "select count(*) from notes where id = $1", note) }
+				prefix := fmt.Sprint(name, " ", point, " ")
+
+				err := write(prefix + "nothing said")
+				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				require.Equal(t, 1, runs)
+				require.Equal(t, landed, count(prefix+"nothing said"))
+
+				require.NoError(t, write(prefix+"idempotent", dsql.Idempotent()))
+				require.Equal(t, 2, runs)
+				require.EqualValues(t, 1, count(prefix+"idempotent"))
+
+				require.NoError(t, write(prefix+"checked", dsql.CheckCommit(func(ctx context.Context) (bool, error) {
+					return count(prefix+"checked") == 1, nil
+				})))
+				require.EqualValues(t, 2-landed, runs)
+				require.EqualValues(t, 1, count(prefix+"checked"))
+
+				broken := errors.New("cannot look")
+				err = write(prefix+"check fails", dsql.CheckCommit(func(context.Context) (bool, error) { return false, broken }))
+				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				require.ErrorIs(t, err, broken)
+			})
+		}
+	}
+}
+
+func TestExecUnknown(t *testing.T) {
+	b := newBank(t, 1, 2)
+	b.server.CutNext(1, dsqltest.AfterCommit)
+	_, err := dsql.Exec(t.Context(), b.pool, "update accounts set balance = balance + 1", nil)
+	require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+	require.EqualValues(t, 1, b.one(t, "select balance from accounts"))
+
+	b.server.ConflictNext(3)
+	tag, err := dsql.Exec(t.Context(), b.pool, "update accounts set balance = balance + $1", []any{10})
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tag.RowsAffected())
+	require.EqualValues(t, 11, b.one(t, "select balance from accounts"))
+
+	_, err = dsql.Exec(t.Context(), b.pool, "update nothing set x = 1", nil)
+	var pgErr *pgconn.PgError
+	require.ErrorAs(t, err, &pgErr)
+	require.Equal(t, "42P01", pgErr.Code)
+}
+
+// The connection is lost before COMMIT is sent: run again, on another one.
+func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
+	b := newBank(t, 1, 4)
+	for name, run := range b.runners() {
+		t.Run(name, func(t *testing.T) {
+			before := b.one(t, "select balance from accounts")
+			runs := 0
+			require.NoError(t, run(t.Context(), func(exec execer) error {
+				runs++
+				if err := exec("update accounts set balance = balance + 1"); err != nil {
+					return err
+				}
+				if runs == 1 {
+					return exec("select pg_terminate_backend(pg_backend_pid())")
+				}
+				return nil
+			}))
+			require.Equal(t, 2, runs)
+			require.Equal(t, before+1, b.one(t, "select balance from accounts"))
+		})
+	}
+	t.Run("a single connection", func(t *testing.T) {
+		conn, err := dsql.Connect(t.Context(), b.server.Config())
+		require.NoError(t, err)
+		defer conn.Close(t.Context())
+		runs := 0
+		err = dsql.RunTx(t.Context(), conn, func(tx pgx.Tx) error {
+			runs++
+			_, err := tx.Exec(t.Context(), "select pg_terminate_backend(pg_backend_pid())")
+			return err
+		})
+		require.Error(t, err)
+		require.Equal(t, 1, runs)
+	})
+}
+
+func TestRunTxEnds(t *testing.T) {
+	b := newBank(t, 1, 4)
+	for name, run := range b.runners() {
+		t.Run(name, func(t *testing.T) {
+			add := func(exec execer) error { return exec("update accounts set balance = balance + 1") }
+			balance := func() int64 { return b.one(t, "select balance from accounts") }
+			before := balance()
+
+			// An error of fn is fn's, even one that speaks of a connection.
+			for _, mine := range []error{errors.New("not enough"), io.EOF, context.DeadlineExceeded} {
+				runs := 0
+				err := run(t.Context(), func(exec execer) error {
+					runs++
+					require.NoError(t, add(exec))
+					return mine
+				})
+				require.Equal(t, mine, err)
+				require.Equal(t, 1, runs)
+			}
+
+			// A panic goes up, and rolls back.
+			require.PanicsWithValue(t, "oh", func() {
+				_ = run(t.Context(), func(exec execer) error {
+					require.NoError(t, add(exec))
+					panic("oh")
+				})
+			})
+
+			// A statement's failure that fn hides is not hidden.
+			err := run(t.Context(), func(exec execer) error {
+				_ = exec("select 1/0")
+				return nil
+			})
+			require.ErrorIs(t, err, pgx.ErrTxCommitRollback)
+			require.ErrorContains(t, err, "return that error")
+			require.Equal(t, before, balance())
+
+			// Attempts: the last conflict, how many, and each told of.
+			b.server.ConflictNext(5)
+			var events []dsql.AttemptEvent
+			err = run(t.Context(), add, dsql.MaxAttempts(3), dsql.OnAttempt(func(e dsql.AttemptEvent) { events = append(events, e) }))
+			require.True(t, dsql.IsConflict(err))
+			require.ErrorContains(t, err, "given up after 3 attempts")
+			require.ErrorContains(t, err, "OC000")
+			require.Len(t, events, 3)
+			for i, e := range events {
+				require.Equal(t, i+1, e.Attempt)
+				require.Equal(t, "OC000", e.Conflict)
+				require.Equal(t, i < 2, e.Again)
+			}
+			require.NoError(t, run(t.Context(), add)) // takes the other two
+
+			// The context.
+			b.server.ConflictNext(1000)
+			ctx, cancel := context.WithCancel(t.Context())
+			err = run(ctx, add, dsql.OnAttempt(func(e dsql.AttemptEvent) {
+				if e.Attempt == 2 {
+					cancel()
+				}
+			}))
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, dsql.IsConflict(err))
+			b.server.SetCommitFaults(nil)
+			require.Equal(t, before+1, balance())
+
+			// Options that DSQL refuses.
+			for _, o := range []pgx.TxOptions{{IsoLevel: pgx.Serializable}, {IsoLevel: pgx.ReadCommitted}, {DeferrableMode: pgx.Deferrable}} {
+				require.ErrorIs(t, run(t.Context(), add, dsql.WithTxOptions(o)), dsql.ErrConfig)
+			}
+			require.ErrorIs(t, run(t.Context(), add, dsql.MaxAttempts(0)), dsql.ErrConfig)
+			err = run(t.Context(), add, dsql.WithTxOptions(pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}))
+			var pgErr *pgconn.PgError
+			require.ErrorAs(t, err, &pgErr)
+			require.Equal(t, "25006", pgErr.Code, "read-only")
+		})
+	}
+}
+
+func TestRunTxOwnsItsTransaction(t *testing.T) {
+	b := newBank(t, 1, 2)
+	require.NoError(t, dsql.RunTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		_, err := tx.Begin(t.Context())
+		require.ErrorContains(t, err, "no savepoints")
+		require.ErrorContains(t, pgx.BeginFunc(t.Context(), tx, func(pgx.Tx) error { return nil }), "no savepoints")
+		require.ErrorContains(t, tx.Commit(t.Context()), "RunTx commits")
+		require.ErrorContains(t, tx.Rollback(t.Context()), "RunTx commits")
+		_, err = tx.Exec(t.Context(), "update accounts set balance = 7")
+		return err
+	}))
+	require.EqualValues(t, 7, b.one(t, "select balance from accounts"))
+
+	err := dsql.RunSQLTx(t.Context(), b.db, func(tx *sql.Tx) error { return tx.Commit() })
+	require.ErrorContains(t, err, "fn ended the transaction")
+
+	_, err = b.db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelSerializable})
+	require.ErrorIs(t, err, dsql.ErrConfig)
+	require.ErrorContains(t, err, "Serializable")
+}
+
+func TestIsConflict(t *testing.T) {
+	for _, c := range []struct {
+		err error
+		is  bool
+	}{
+		{nil, false}, {io.EOF, false},
+		{&pgconn.PgError{Code: "40001", Message: "change conflicts with another transaction (OC000)"}, true},
+		{&pgconn.PgError{Code: "40001", Message: "schema has been updated by another transaction (OC001)"}, true},
+		{fmt.Errorf("wrapped: %w", &pgconn.PgError{Code: "OC000"}), true},
+		{&pgconn.PgError{Code: "OC001"}, true},
+		{&pgconn.PgError{Code: "40001"}, true},
+		{&pgconn.PgError{Code: "54000", Message: "OC000"}, false},
+	} {
+		require.Equal(t, c.is, dsql.IsConflict(c.err), "%v", c.err)
+	}
+}
+
+// 50,000 rows, with faults: after the caller went on from the report, each is
+// in exactly once.
+func TestWriteRows(t *testing.T) {
+	b := newBank(t, 1, 4)
+	total := 50_000
+	if testing.Short() {
+		total = 6_000
+	}
+	for _, insert := range []bool{false, true} {
+		t.Run(fmt.Sprint("insert=", insert), func(t *testing.T) {
+			table := fmt.Sprint("rows_", insert)
+			// No key: a row that is written twice is there twice.
+			b.exec(t, "create table "+table+" (id int, text text)")
+			w := dsql.RowWriter{Table: pgx.Identifier{table}, Columns: []string{"id", "text"}, Insert: insert, BatchRows: 2000}
+			progress := 0
+			w.OnBatch = func(b dsql.Batch) {
+				if b.State == dsql.BatchIn {
+					progress += b.To - b.From
+				}
+			}
+			rows := make([][]any, total)
+			for i := range rows {
+				rows[i] = []any{i, fmt.Sprint("row ", i)}
+			}
+			b.server.SetCommitFaults(randomCuts(4))
+			defer b.server.SetCommitFaults(nil)
+			b.server.CutNext(1, dsqltest.AfterCommit) // one at least
+			stops := 0
+			for rest := rows; len(rest) > 0; {
+				report, err := w.Write(t.Context(), b.pool, rest)
+				out := report.Rows(rest, dsql.BatchOut)
+				if unknown := report.Rows(rest, dsql.BatchUnknown); len(unknown) > 0 {
+					require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+					stops++
+					if b.one(t, "select count(*) from "+table+" where id = $1", unknown[0][0]) == 0 {
+						out = append(unknown, out...)
+					} else {
+						progress += len(unknown)
+					}
+				} else {
+					require.NoError(t, err)
+				}
+				rest = out
+			}
+			require.Positive(t, stops)
+			require.Equal(t, total, progress)
+			require.EqualValues(t, total, b.one(t, "select count(*) from "+table))
+			require.EqualValues(t, total, b.one(t, "select count(distinct id) from "+table))
+
+			// With a check nobody has to go on.
+			w.Check = func(ctx context.Context, rows [][]any) (bool, error) {
+				return b.one(t, "select count(*) from "+table+" where id = $1", rows[0][0]) > 0, nil
+			}
+			for i := range rows {
+				rows[i][0] = total + i
+			}
+			report, err := w.Write(t.Context(), b.pool, rows[:total/5])
+			require.NoError(t, err)
+			require.Len(t, report.Rows(rows, dsql.BatchIn), total/5)
+			require.EqualValues(t, total+total/5, b.one(t, "select count(*) from "+table))
+		})
+	}
+}
+
+// BenchmarkContention runs transactions of 32 workers on 4 rows, and of 1
+// worker, through RunTx and through the loop that people write.
+func BenchmarkContention(b *testing.B) {
+	for _, workers := range []int{32, 1} {
+		b.Run(fmt.Sprintf("workers=%d", workers), func(b *testing.B) {
+			bank := newBank(b, 4, workers)
+			perSecond := map[string]float64{}
+			for _, name := range []string{"plain", "RunTx"} {
+				var committed, givenUp, left atomic.Int64
+				left.Store(int64(b.N))
+				var wg sync.WaitGroup
+				start := time.Now()
+				for range workers {
+					wg.Go(func() {
+						for left.Add(-1) >= 0 {
+							id := rand.IntN(4)
+							var err error
+							if name == "plain" {
+								err = plainLoop(b.Context(), bank.pool, id)
+							} else {
+								err = dsql.RunTx(b.Context(), bank.pool, func(tx pgx.Tx) error { return increment(b.Context(), tx, id) })
+							}
+							switch {
+							case err == nil:
+								committed.Add(1)
+							case dsql.IsConflict(err):
+								givenUp.Add(1)
+							default:
+								b.Error(err)
+							}
+						}
+					})
+				}
+				wg.Wait()
+				perSecond[name] = float64(committed.Load()) / time.Since(start).Seconds()
+				b.ReportMetric(perSecond[name], name+"-commits/s")
+				b.ReportMetric(float64(givenUp.Load()), name+"-given-up")
+			}
+			b.ReportMetric(perSecond["RunTx"]/perSecond["plain"], "RunTx/plain")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func increment(ctx context.Context, tx pgx.Tx, id int) error {
+	_, err := tx.Exec(ctx, "update accounts set balance = balance + 1 where id = $1", id)
+	return err
+}
+
+// plainLoop is what people write: 3 retries, 100 ms first, doubling, a quarter of jitter.
+func plainLoop(ctx context.Context, pool *pgxpool.Pool, id int) (err error) {
+	wait := 100 * time.Millisecond
+	for attempt := 0; ; attempt++ {
+		err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return increment(ctx, tx, id) })
+		if !dsql.IsConflict(err) || attempt == 3 {
+			return err
+		}
+		time.Sleep(wait + time.Duration((rand.Float64()*2-1)*float64(wait)/4))
+		wait *= 2
+	}
+}
