@@ -9,17 +9,21 @@ RACE      := -race
 # gofmt of the toolchain that go.mod selects, which is not always the one on PATH.
 GOFMT      = "$$($(GO) env GOROOT)/bin/gofmt"
 
-.PHONY: help demo test setup format tidy vet lint build bench fuzz clean
+.PHONY: help demo test test-full setup format tidy vet lint build bench fuzz clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## set up what is missing and run the quickstart
 	@scripts/setup
 	$(GO) run ./examples/quickstart
 
 test: setup format tidy vet lint build ## set up what is missing, check everything, run the tests
-	@set -e; for m in $(MODULES); do echo "go test $(RACE) ./... in $$m"; $(GO) test -C $$m $(RACE) ./...; done
+	@set -e; for m in $(MODULES); do echo "go test $(RACE) -short ./... in $$m"; $(GO) test -C $$m $(RACE) -short ./...; done
+
+# -short does the same with fewer rounds in the few tests that take minutes.
+test-full: setup ## run the tests with all their rounds
+	@set -e; for m in $(MODULES); do $(GO) test -C $$m $(RACE) -timeout 30m ./...; done
 
 setup: ## install what the tests need (Go itself excepted)
 	@scripts/setup cc

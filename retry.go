@@ -26,8 +26,8 @@ const (
 	retryTime = 5 * time.Minute
 
 	// A conflict is over when the other transaction has committed, which it has: the
-	// loser learns of it afterwards. So waits begin at the length of a short
-	// transaction and double, with full jitter, while the row stays contended.
+	// loser learns of it afterwards. So the first retry waits for its turn only; further
+	// ones wait with full jitter, from the length of a short transaction on.
 	firstRetryWait = 2 * time.Millisecond
 	lastRetryWait  = 128 * time.Millisecond
 
@@ -80,14 +80,15 @@ type AttemptEvent struct {
 	Err      error         // nil when it was applied
 	Conflict string        // "OC000" or "OC001" when Err is a conflict, else ""
 	Again    bool          // another attempt follows
-	Wait     time.Duration // before it
+	Wait     time.Duration // before it, and before its turn among those of the same fn
 	Elapsed  time.Duration // since the first attempt began
 }
 
 // RunTx runs fn in a transaction and commits it, again from the start when it lost against
 // another transaction or met a changed schema, or when the connection was lost
-// before COMMIT was sent. It waits a little between attempts, and not at all after the
-// first OC001. An error of fn rolls back and is returned as it is; a panic
+// before COMMIT was sent. The first retry comes at once, further ones after a little
+// wait. Where several transactions of the same fn lose against each other, only as many run
+// again at once as get through, and others wait up to 50 ms for their turn. An error of fn rolls back and is returned as it is; a panic
 // rolls back and goes on up.
 //
 // fn must do nothing but through tx that cannot be done twice, for it may run any number of
@@ -103,7 +104,7 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, func() (outcome, error) {
+	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
 		tx, err := db.BeginTx(ctx, r.tx)
 		if err != nil {
 			if c, ok := db.(interface{ IsClosed() bool }); ok && c.IsClosed() {
@@ -143,7 +144,7 @@ func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts .
 		return err
 	}
 	options := &sql.TxOptions{ReadOnly: r.tx.AccessMode == pgx.ReadOnly}
-	return r.run(ctx, func() (outcome, error) {
+	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
 		conn, err := db.Conn(ctx)
 		if err != nil {
 			return begun(err), err
@@ -205,7 +206,7 @@ func Retry(ctx context.Context, fn func(ctx context.Context) error, opts ...Retr
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, func() (outcome, error) {
+	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
 		err := fn(ctx)
 		var connect *pgconn.ConnectError
 		if errors.As(err, &connect) {
@@ -355,12 +356,24 @@ func newRetrier(opts []RetryOption) (*retrier, error) {
 }
 
 // run makes attempts until one is applied or fails for good.
-func (r *retrier) run(ctx context.Context, attempt func() (outcome, error)) error {
+func (r *retrier) run(ctx context.Context, turns *turns, attempt func() (outcome, error)) error {
 	began := time.Now()
 	backoff := firstRetryWait
-	schema := false // an OC001 was met: the first one's retry clears it
+	turn := false // this attempt is one of those that turns counts
+	defer func() {
+		if turn { // attempt panicked
+			turns.done(true)
+		}
+	}()
+	if turns.crowded() {
+		turn, _ = turns.wait(ctx) // an ended ctx shows in attempt
+	}
 	for attempts := 1; ; attempts++ {
 		result, err := attempt()
+		if turn {
+			turns.done(result == conflict)
+			turn = false
+		}
 		e := AttemptEvent{Attempt: attempts, Err: err, Conflict: conflictKind(err)}
 		if result == unknown && !r.idempotent {
 			var done bool
@@ -376,9 +389,7 @@ func (r *retrier) run(ctx context.Context, attempt func() (outcome, error)) erro
 			return err
 		}
 
-		if e.Conflict == "OC001" && !schema {
-			schema = true
-		} else {
+		if attempts > 1 {
 			e.Wait = rand.N(backoff)
 			backoff = min(2*backoff, lastRetryWait)
 		}
@@ -390,6 +401,9 @@ func (r *retrier) run(ctx context.Context, attempt func() (outcome, error)) erro
 		r.onAttempt(e)
 		if stop == nil {
 			stop = sleep(ctx, e.Wait)
+		}
+		if stop == nil && e.Conflict != "OC001" { // a changed schema is nobody's row
+			turn, stop = turns.wait(ctx)
 		}
 		if stop != nil {
 			return &retryError{cause: e.Err, stop: stop, attempts: attempts, elapsed: time.Since(began)}
