@@ -19,7 +19,7 @@ demo: ## set up what is missing and run the quickstart
 	$(GO) run ./examples/quickstart
 
 test: setup format tidy vet lint build ## set up what is missing, check everything, run the tests
-	@set -e; for m in $(MODULES); do echo "go test $(RACE) -short ./... in $$m"; $(GO) test -C $$m $(RACE) -short ./...; done
+	@set -e; for m in $(MODULES); do echo "go test $(RACE) -short ./... in $$m"; $(GO) test -C $$m $(RACE) -short -parallel 4 ./...; done
 
 # -short does the same with fewer rounds in the few tests that take minutes.
 test-full: setup ## run the tests with all their rounds
@@ -36,10 +36,12 @@ tidy: ## fail when a go.mod or go.sum is not what go mod tidy makes
 	@set -e; for m in $(MODULES) tools; do $(GO) mod tidy -C $$m -diff; done
 
 vet: ## go vet in every module
-	@set -e; for m in $(MODULES) tools; do $(GO) vet -C $$m $(RACE) ./...; done
+	@set -e; for m in $(MODULES); do $(GO) vet -C $$m $(RACE) ./...; done
+	@$(GO) vet -C tools ./...
 
 lint: bin/staticcheck ## staticcheck in every module
-	@set -e; for m in $(MODULES) tools; do (cd $$m && GOFLAGS="$$($(GO) env GOFLAGS) $(RACE)" "$(CURDIR)/bin/staticcheck" ./...); done
+	@set -e; for m in $(MODULES); do (cd $$m && GOFLAGS="$$($(GO) env GOFLAGS) $(RACE)" "$(CURDIR)/bin/staticcheck" ./...); done
+	@cd tools && ../bin/staticcheck ./...
 
 # tools is a module of its own: staticcheck needs a newer Go than the library does.
 bin/staticcheck: tools/go.mod tools/go.sum

@@ -69,6 +69,7 @@ var loginPhases = []dsqltest.Phase{dsqltest.OnAccept, dsqltest.OnSSLRequest, dsq
 // What goes wrong once before the login is done, the next attempt gets right:
 // connections reset and cut, at the beginning of an answer and in the middle.
 func TestConnectRidesOutFaults(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t)
 	for name, way := range ways {
 		for _, phase := range loginPhases {
@@ -104,6 +105,7 @@ func TestConnectRidesOutFaults(t *testing.T) {
 
 // A connection that goes silent before the login is done is given up in time for another.
 func TestConnectRidesOutSilence(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t)
 	var wg sync.WaitGroup
 	for name, way := range ways {
@@ -153,6 +155,7 @@ func TestConnectDeadlines(t *testing.T) {
 
 // Garbage is no reason to try again: it says that this is another kind of server.
 func TestConnectGarbage(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t)
 	for name, way := range ways {
 		for _, phase := range loginPhases {
@@ -214,6 +217,7 @@ func TestConnectCancel(t *testing.T) {
 }
 
 func TestConnectWhileWaking(t *testing.T) {
+	t.Parallel()
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
 			s := dsqltest.New(t, dsqltest.WithWaking(5))
@@ -226,6 +230,7 @@ func TestConnectWhileWaking(t *testing.T) {
 }
 
 func TestConnectRefusals(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t)
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -279,6 +284,7 @@ func TestConnectRefusals(t *testing.T) {
 
 // A limit that stays is named when the deadline comes.
 func TestConnectRefusedToTheEnd(t *testing.T) {
+	t.Parallel()
 	for is, r := range map[error]dsqltest.Refusal{
 		dsql.ErrRateExceeded: dsqltest.RefuseRate, dsql.ErrTooManyConnections: dsqltest.RefuseConnections, dsql.ErrClusterWaking: dsqltest.RefuseWaking,
 	} {
@@ -306,6 +312,7 @@ func TestConnectSkewedClock(t *testing.T) {
 }
 
 func TestConnectMaxConnections(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t, dsqltest.WithMaxConnections(1))
 	conn, err := dsql.Connect(t.Context(), s.Config())
 	require.NoError(t, err)
@@ -322,6 +329,7 @@ func TestConnectMaxConnections(t *testing.T) {
 }
 
 func TestEarlyAuth(t *testing.T) {
+	t.Parallel()
 	s := dsqltest.New(t)
 	for name, way := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -368,6 +376,7 @@ func TestEarlyAuth(t *testing.T) {
 func TestBurst(t *testing.T) {
 	for _, name := range []string{"NewPool", "OpenDB"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel() // it waits, mostly
 			s := dsqltest.New(t, dsqltest.WithConnectQuota(100, 200))
 			burst(t, s, name)
 			t.Logf("%d attempts", len(s.Attempts()))
@@ -455,6 +464,7 @@ func BenchmarkBurst(b *testing.B) {
 // 2,000 connects under faults of every kind: an answer that is right, or an
 // error that says what was wrong.
 func TestConnectsUnderRandomFaults(t *testing.T) {
+	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))

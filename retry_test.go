@@ -163,6 +163,7 @@ func TestIncrements(t *testing.T) {
 // Money moves between 20 accounts under the same faults: no snapshot shows
 // another sum.
 func TestTransfers(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 20, 12)
 	b.exec(t, "update accounts set balance = 100")
 	for name, run := range b.runners() {
@@ -207,6 +208,7 @@ func TestTransfers(t *testing.T) {
 
 // The schema changes under 16 readers and writers: none sees an error.
 func TestSchemaChange(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 16, 20)
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -244,6 +246,7 @@ func TestSchemaChange(t *testing.T) {
 
 // What is known after a commit's connection was cut decides what is done.
 func TestCommitUnknown(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
 		for _, point := range []dsqltest.CommitFault{dsqltest.BeforeCommit, dsqltest.AfterCommit} {
@@ -291,6 +294,7 @@ func TestCommitUnknown(t *testing.T) {
 }
 
 func TestExecUnknown(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 2)
 	b.server.CutNext(1, dsqltest.AfterCommit)
 	_, err := dsql.Exec(t.Context(), b.pool, "update accounts set balance = balance + 1", nil)
@@ -311,6 +315,7 @@ func TestExecUnknown(t *testing.T) {
 
 // The connection is lost before COMMIT is sent: run again, on another one.
 func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
 		t.Run(name, func(t *testing.T) {
@@ -346,6 +351,7 @@ func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
 }
 
 func TestRunTxEnds(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
 		t.Run(name, func(t *testing.T) {
@@ -424,6 +430,7 @@ func TestRunTxEnds(t *testing.T) {
 }
 
 func TestRunTxOwnsItsTransaction(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 2)
 	require.NoError(t, dsql.RunTx(t.Context(), b.pool, func(tx pgx.Tx) error {
 		_, err := tx.Begin(t.Context())
@@ -464,6 +471,7 @@ func TestIsConflict(t *testing.T) {
 // 50,000 rows, with faults: after the caller went on from the report, each is
 // in exactly once.
 func TestWriteRows(t *testing.T) {
+	t.Parallel()
 	b := newBank(t, 1, 4)
 	const total = 50_000
 	for _, insert := range []bool{false, true} {
