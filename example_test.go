@@ -199,3 +199,35 @@ func ExampleNewTokenSource() {
 	fmt.Println(password != "", time.Until(token.Expires()).Round(time.Hour))
 	// Output: true 1h0m0s
 }
+
+func ExampleRunTx() {
+	ctx := context.Background()
+	pool, err := dsql.NewPool(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+
+	var answer int
+	err = dsql.RunTx(ctx, pool, func(tx pgx.Tx) error { // may run several times
+		return tx.QueryRow(ctx, "select 6 * 7").Scan(&answer)
+	})
+	fmt.Println(answer, err)
+	// Output: 42 <nil>
+}
+
+func ExampleRunSQLTx() {
+	ctx := context.Background()
+	db, err := dsql.OpenDB(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	var answer int
+	err = dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error { // may run several times
+		return tx.QueryRowContext(ctx, "select 6 * 7").Scan(&answer)
+	})
+	fmt.Println(answer, err)
+	// Output: 42 <nil>
+}

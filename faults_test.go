@@ -71,10 +71,14 @@ var loginPhases = []dsqltest.Phase{dsqltest.OnAccept, dsqltest.OnSSLRequest, dsq
 func TestConnectRidesOutFaults(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
+	afters := []int{0, 1, 7, 100}
+	if testing.Short() {
+		afters = []int{0, 7}
+	}
 	for name, way := range ways {
 		for _, phase := range loginPhases {
 			for _, effect := range []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp} {
-				for _, after := range []int{0, 1, 7, 100} {
+				for _, after := range afters {
 					fault := dsqltest.Fault{Phase: phase, Effect: effect, After: after}
 					t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
 						s.SetFaults(first(fault))
@@ -508,7 +512,7 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 	}
 	connects := 2000
 	if testing.Short() {
-		connects = 300
+		connects = 150
 	}
 	for i := range connects {
 		next <- i

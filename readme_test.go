@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -29,8 +30,11 @@ func TestReadmeCompiles(t *testing.T) {
 				code = "func use() any {\n" + code + "\nreturn config\n}"
 			}
 			var imports string
-			for name, path := range map[string]string{"dsql.": "github.com/dsqlgo/dsql", "dsqltest.": "github.com/dsqlgo/dsql/dsqltest", "testing.": "testing"} {
-				if strings.Contains(code, name) {
+			for name, path := range map[string]string{
+				"dsql": "github.com/dsqlgo/dsql", "dsqltest": "github.com/dsqlgo/dsql/dsqltest", "testing": "testing", "context": "context",
+				"pgx": "github.com/jackc/pgx/v5", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
+			} {
+				if regexp.MustCompile(`\b` + name + `\.`).MatchString(code) {
 					imports += fmt.Sprintf("import %q\n", path)
 				}
 			}

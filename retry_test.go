@@ -102,7 +102,7 @@ func randomCuts(rate int) func() dsqltest.CommitFault {
 func TestIncrements(t *testing.T) {
 	workers, each := 32, 200
 	if testing.Short() {
-		each = 10
+		each = 6
 	}
 	for _, cut := range []bool{false, true} {
 		b := newBank(t, 2, workers)

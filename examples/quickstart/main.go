@@ -57,7 +57,8 @@ func run(ctx context.Context, out io.Writer) error {
 	fmt.Fprintln(out, "created    table quickstart")
 	defer func() { _, _ = pool.Exec(context.WithoutCancel(ctx), "drop table quickstart") }()
 
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+	// On a conflict with another transaction, this runs again.
+	err = dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
 		for _, name := range []string{"Ada", "Grace"} {
 			if _, err := tx.Exec(ctx, "insert into quickstart (name) values ($1)", name); err != nil {
 				return err
