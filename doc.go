@@ -38,6 +38,13 @@
 // The PG* environment and files such as .pgpass change nothing. The AWS
 // environment and shared files count as they do for every AWS SDK.
 //
+// # Transactions
+//
+// DSQL takes no locks: a transaction learns at its end that it lost. [RunTx] and [RunSQLTx] run
+// it again then, and only then; when the connection is lost while committing they return
+// [ErrCommitUnknown] instead of guessing. [Exec] and [Retry] do the same for single
+// statements, and a [RowWriter] writes more rows than one transaction may.
+//
 // # Testing
 //
 // Package dsqltest starts an endpoint that checks names, certificates and

@@ -127,6 +127,7 @@ func TestConnectRidesOutSilence(t *testing.T) {
 
 // A server that stops answering: an error at the deadline, which names where it stopped.
 func TestConnectDeadlines(t *testing.T) {
+	t.Parallel() // it waits, mostly
 	s := dsqltest.New(t)
 	says := map[dsqltest.Phase]string{
 		dsqltest.OnAccept: "TLS handshake failed", dsqltest.OnSSLRequest: "SSLRequest failed", dsqltest.OnClientHello: "TLS handshake failed",
@@ -139,7 +140,7 @@ func TestConnectDeadlines(t *testing.T) {
 				t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
 					s.SetFaults(dsqltest.Always(fault))
 					c := s.Config()
-					c.ConnectTimeout = 150 * time.Millisecond
+					c.ConnectTimeout = 300 * time.Millisecond
 					if phase == dsqltest.OnSSLRequest {
 						if after > 0 {
 							t.Skip("the answer is a single byte")
@@ -296,7 +297,7 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 		s.RefuseNext(10_000, r)
 		for name, way := range ways {
 			c := s.Config()
-			c.ConnectTimeout = 300 * time.Millisecond
+			c.ConnectTimeout = time.Second
 			_, err := way(t.Context(), c, 42)
 			require.ErrorIs(t, err, is, name)
 			var pgErr *pgconn.PgError
@@ -380,6 +381,9 @@ func TestEarlyAuth(t *testing.T) {
 func TestBurst(t *testing.T) {
 	for _, name := range []string{"NewPool", "OpenDB"} {
 		t.Run(name, func(t *testing.T) {
+			if testing.Short() && name == "OpenDB" {
+				t.Skip("600 handshakes are 10 s of CPU time")
+			}
 			t.Parallel() // it waits, mostly
 			s := dsqltest.New(t, dsqltest.WithConnectQuota(100, 200))
 			burst(t, s, name)

@@ -172,7 +172,10 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 		}
 		l.target.observe.retry(ctx, RetryEvent{Attempt: attempts, Err: failed, Wait: wait, Elapsed: failed.elapsed})
 		if err := sleep(ctx, wait); err != nil {
-			failed.ended, failed.elapsed = err, time.Since(began)
+			if refused != nil {
+				failed = refused
+			}
+			failed.ended, failed.attempts, failed.elapsed = err, attempts, time.Since(began)
 			return nil, failed
 		}
 	}
