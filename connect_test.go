@@ -285,6 +285,7 @@ func TestConnConfigKeepsTLS(t *testing.T) {
 	for name, change := range map[string]func(*pgx.ConnConfig){
 		"nil":           func(cc *pgx.ConnConfig) { cc.TLSConfig = nil },
 		"unverified":    func(cc *pgx.ConnConfig) { cc.TLSConfig.InsecureSkipVerify = true },
+		"old versions":  func(cc *pgx.ConnConfig) { cc.TLSConfig.MinVersion = tls.VersionTLS10 },
 		"without SNI":   func(cc *pgx.ConnConfig) { cc.TLSConfig = &tls.Config{RootCAs: server.RootCAs()} },
 		"plain dialler": func(cc *pgx.ConnConfig) { cc.TLSConfig, cc.DialFunc = nil, (&net.Dialer{}).DialContext },
 		"plain fallback": func(cc *pgx.ConnConfig) {

@@ -37,6 +37,8 @@ func checkTLSConfig(c *tls.Config) error {
 		return configError("ConnConfig.TLSConfig", "was set to nil, but DSQL takes TLS only; leave it as ConnConfig returned it, or change fields in it")
 	case c.InsecureSkipVerify:
 		return configError("ConnConfig.TLSConfig", "skips verification, which would hand the token to whoever answers; add the missing root to Config.RootCAs")
+	case c.MinVersion != 0 && c.MinVersion < tls.VersionTLS12:
+		return configError("ConnConfig.TLSConfig", "allows TLS below 1.2, which DSQL does not take; leave MinVersion as ConnConfig returned it")
 	case c.ServerName == "":
 		return configError("ConnConfig.TLSConfig", "has no ServerName, from which the server finds the cluster; change fields of the one that ConnConfig returned")
 	}
