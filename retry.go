@@ -85,52 +85,52 @@ type AttemptEvent struct {
 }
 
 // RunTx runs fn in a transaction and commits it, again from the start when it lost against
-// another transaction or met a changed schema, or when the connection was lost
-// before COMMIT was sent. The first retry comes at once, further ones after a little
-// wait. Where several transactions of the same fn lose against each other, only as many run
-// again at once as get through, and others wait up to 50 ms for their turn. An error of fn rolls back and is returned as it is; a panic
-// rolls back and goes on up.
+// another transaction or met a changed schema, or when the connection was lost before COMMIT was
+// sent. The first retry comes at once, further ones after a little wait. Where several
+// transactions of the same fn lose against each other, only as many run again at once as get
+// through, and others wait up to 50 ms for their turn. An error of fn rolls back and is returned as
+// it is; a panic rolls back and goes on up.
 //
 // fn must do nothing but through tx that cannot be done twice, for it may run any number of
-// times. Its tx has no nested transactions (DSQL has no savepoints), and is
-// committed and rolled back by RunTx alone.
+// times. Its tx has no nested transactions (DSQL has no savepoints), and is committed and rolled
+// back by RunTx alone. On a *pgxpool.Pool, BEGIN goes out together with a first statement that
+// has arguments or returns rows, which saves a round trip. A tracer hears of the two as a batch;
+// for one that does not trace batches, BEGIN goes by itself.
 //
-// When the connection is lost between COMMIT and its answer, nobody knows whether the
-// transaction was applied. RunTx then returns ErrCommitUnknown, unless Idempotent or
-// CheckCommit says what to do, or the transaction is read-only. When attempts (MaxAttempts, 5 minutes, ctx) are
-// used up, the error wraps the last conflict's.
+// When the connection is lost between COMMIT and its answer, nobody knows whether the transaction
+// was applied. RunTx then returns ErrCommitUnknown, unless Idempotent or CheckCommit says what to
+// do, or the transaction is read-only. When attempts (MaxAttempts, 5 minutes, ctx) are used up,
+// the error wraps the last conflict's.
 func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ...RetryOption) error {
 	r, err := newRetrier(opts)
 	if err != nil {
 		return err
 	}
 	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
-		tx, err := db.BeginTx(ctx, r.tx)
+		tx, release, err := txOn(ctx, db, r.tx)
 		if err != nil {
 			if c, ok := db.(interface{ IsClosed() bool }); ok && c.IsClosed() {
 				return failed, err // a single connection does not come back
 			}
 			return begun(err), err
 		}
-		ended := false
+		defer release()
+		committing := false
 		defer func() {
-			if !ended { // fn panicked, or ended its goroutine
-				rollback(ctx, tx)
+			if !committing { // fn failed, panicked, or ended its goroutine
+				tx.rollback()
 			}
 		}()
-		err = fn(runningTx{tx})
-		ended = true
-		if err != nil {
-			defer rollback(ctx, tx)
-			return ran(err, tx.Conn()), err
+		if err := fn(tx); err != nil {
+			return ran(err, tx.conn), err
 		}
-		if conn := tx.Conn(); conn != nil && conn.IsClosed() {
-			defer rollback(ctx, tx)
+		if tx.conn != nil && tx.conn.IsClosed() {
 			return lost, pgconn.ErrConnClosed
 		}
-		err = tx.Commit(ctx)
-		if errors.Is(err, pgx.ErrTxCommitRollback) {
-			return failed, fmt.Errorf("%w: %w", errSwallowed, err)
+		committing = true
+		err = tx.commit(ctx)
+		if errors.Is(err, errSwallowed) {
+			return failed, err
 		}
 		return committed(err), err
 	})
@@ -194,12 +194,11 @@ func pgxConn(conn *sql.Conn) (c *pgx.Conn) {
 	return c
 }
 
-// Retry runs fn, which executes a single statement outside of a transaction, again
-// when the statement lost against another transaction or met a changed schema, or
-// when the connection was lost before it was sent. When the connection was
-// lost later, an autocommitted write may have been applied, and Retry returns
-// ErrCommitUnknown unless Idempotent or CheckCommit says what to do. Reads are Idempotent.
-// Of several statements in fn the first ones would be applied twice: those
+// Retry runs fn, which executes a single statement outside of a transaction, again when the
+// statement lost against another transaction or met a changed schema, or when the connection was
+// lost before it was sent. When the connection was lost later, an autocommitted write may have been
+// applied, and Retry returns ErrCommitUnknown unless Idempotent or CheckCommit says what to do.
+// Reads are Idempotent. Of several statements in fn the first ones would be applied twice: those
 // belong into RunTx.
 func Retry(ctx context.Context, fn func(ctx context.Context) error, opts ...RetryOption) error {
 	r, err := newRetrier(opts)
@@ -437,23 +436,3 @@ func (e *retryError) Error() string {
 }
 
 func (e *retryError) Unwrap() []error { return []error{e.cause, e.stop} }
-
-// rollback ends a transaction also when ctx is over: that may be why.
-func rollback(ctx context.Context, tx pgx.Tx) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-	defer cancel()
-	_ = tx.Rollback(ctx) // a connection that cannot is closed by pgx
-}
-
-// runningTx is the transaction that fn gets.
-type runningTx struct{ pgx.Tx }
-
-var (
-	errNested    = errors.New("dsql: DSQL has no savepoints, so transactions do not nest; use the transaction that there is")
-	errSwallowed = errors.New("dsql: fn returned nil although one of its statements had failed; let it return that error")
-	errOwned     = errors.New("dsql: RunTx commits and rolls back; return nil or an error")
-)
-
-func (runningTx) Begin(context.Context) (pgx.Tx, error) { return nil, errNested }
-func (runningTx) Commit(context.Context) error          { return errOwned }
-func (runningTx) Rollback(context.Context) error        { return errOwned }

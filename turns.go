@@ -8,14 +8,13 @@ import (
 )
 
 // turns lets as many transactions of this process run again at a time as get through. What lost a
-// conflict mostly lost it to another of this process; were all the losers to run
-// again at once, all but one would lose again, and to let each wait for long would leave the
-// row idle. So losers queue, and the number that may run at once follows what
-// comes of it, as TCP's congestion window does (RFC 5681): a success adds a
-// little, a conflict takes a part away.
+// conflict mostly lost it to another of this process; were all the losers to run again at once,
+// all but one would lose again, and to let each wait for long would leave the row idle. So losers
+// queue, and the number that may run at once follows what comes of it, as TCP's congestion window
+// does (RFC 5681): a success adds a little, a conflict takes a part away.
 //
-// A turn is a courtesy, not a lock: who has waited for its patience runs without one, so
-// that a long transaction holds nobody up.
+// A turn is a courtesy, not a lock: who has waited for its patience runs without one, so that a
+// long transaction holds nobody up.
 type turns struct {
 	mu      sync.Mutex // guards what follows
 	window  float64    // how many may run, 1 or more
