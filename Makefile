@@ -1,5 +1,7 @@
 GO        ?= go
 FUZZTIME  ?= 30s
+DURATION  ?= 10m
+SEED      ?= 0
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 # The root module, and examples whose dependencies are kept out of it.
 MODULES   := . $(patsubst %/go.mod,%,$(wildcard examples/*/go.mod))
@@ -9,7 +11,7 @@ RACE      := -race
 # gofmt of the toolchain that go.mod selects, which is not always the one on PATH.
 GOFMT      = "$$($(GO) env GOROOT)/bin/gofmt"
 
-.PHONY: help demo test test-full setup format tidy vet lint build bench fuzz clean
+.PHONY: help demo test test-full setup format tidy vet lint build bench soak fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +59,9 @@ build: bin/compiles ## check that everything compiles on every platform
 
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+soak: setup ## read and write under every fault for DURATION (10m), from SEED (a new one)
+	$(GO) test $(RACE) -run '^TestSoak$$' -v -timeout 0 . -soak.duration $(DURATION) -soak.seed $(SEED)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s)
 	@set -e; for pkg in $$($(GO) list ./...); do \

@@ -9,11 +9,13 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 const (
@@ -132,7 +134,7 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 		if errors.Is(err, errSwallowed) {
 			return failed, err
 		}
-		return committed(err), err
+		return answered(err), err
 	})
 }
 
@@ -179,7 +181,7 @@ func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts .
 		case errors.Is(err, pgx.ErrTxCommitRollback):
 			return failed, fmt.Errorf("%w: %w", errSwallowed, err)
 		}
-		return committed(err), err
+		return answered(err), err
 	})
 }
 
@@ -285,7 +287,17 @@ func ran(err error, conn *pgx.Conn) outcome {
 	return failed
 }
 
-// committed judges a COMMIT, or a statement that is one by itself.
+// answered judges a COMMIT: what is neither the server's word nor a COMMIT that was not sent may
+// have been applied.
+func answered(err error) outcome {
+	var pgErr *pgconn.PgError
+	if o := committed(err); o != failed || errors.As(err, &pgErr) || pgconn.SafeToRetry(err) {
+		return o
+	}
+	return unknown
+}
+
+// committed judges a statement that is a commit by itself, from errors that may be the caller's too.
 func committed(err error) outcome {
 	switch {
 	case err == nil:
@@ -316,9 +328,25 @@ func isLost(err error) bool {
 		return pgErr.Severity == "FATAL" || pgErr.Severity == "PANIC"
 	}
 	var network net.Error
-	return errors.As(err, &network) ||
+	return errors.As(err, &network) || isGarbled(err) ||
 		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
 		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, driver.ErrBadConn)
+}
+
+// isGarbled tells that the server's answer was none of PostgreSQL's protocol, after which pgx
+// closes the connection. Its errors have unexported types, or only a text.
+func isGarbled(err error) bool {
+	for ; err != nil; err = errors.Unwrap(err) {
+		t := reflect.TypeOf(err)
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t.PkgPath() == reflect.TypeFor[pgproto3.Query]().PkgPath() ||
+			strings.HasPrefix(err.Error(), "invalid message length: ") || strings.HasPrefix(err.Error(), "unknown message type: ") {
+			return true
+		}
+	}
+	return false
 }
 
 // retrier is the options of one run.

@@ -293,6 +293,65 @@ func TestCommitUnknown(t *testing.T) {
 	}
 }
 
+// A session that breaks off anywhere, in whatever way, leaves a write applied once when it was
+// acknowledged, and at most once when it was reported unknown. Nothing else comes out.
+func TestWritesBreakOffAnywhere(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 1)
+	step := 3
+	if testing.Short() {
+		step = 17
+	}
+	renew := func() {
+		b.pool.Reset()
+		b.db.SetMaxIdleConns(0) // closes those there are
+		b.db.SetMaxIdleConns(1)
+	}
+	ways := b.runners()
+	ways["Exec"] = func(ctx context.Context, f func(execer) error, _ ...dsql.RetryOption) error {
+		return f(func(sql string, args ...any) error {
+			_, err := dsql.Exec(ctx, b.pool, sql, args)
+			return err
+		})
+	}
+	for name, run := range ways {
+		seen := map[bool]int{}
+		for _, effect := range []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp, dsqltest.Garbage} {
+			for after := 0; after < 120; after += step {
+				renew() // so that the next connection is a new one
+				faults := 1
+				b.server.SetFaults(func() dsqltest.Fault {
+					if faults--; faults < 0 {
+						return dsqltest.Fault{}
+					}
+					return dsqltest.Fault{Phase: dsqltest.OnQuery, Effect: effect, After: after}
+				})
+				note := fmt.Sprint(name, effect, after)
+				ctx, cancel := t.Context(), context.CancelFunc(func() {})
+				if effect == dsqltest.Garbage { // in the middle of a message it leaves the client waiting
+					ctx, cancel = context.WithTimeout(ctx, time.Second)
+				}
+				err := run(ctx, func(exec execer) error { return exec("insert into notes values ($1)", note) })
+				cancel()
+				b.server.SetFaults(nil)
+				renew() // the fault may not have struck yet
+				n := b.one(t, "select count(*) from notes where id = $1", note)
+				switch {
+				case err == nil:
+					require.EqualValues(t, 1, n, note)
+				case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, dsql.ErrCommitUnknown):
+					require.Zero(t, n, note)
+				default:
+					require.ErrorIs(t, err, dsql.ErrCommitUnknown, note)
+				}
+				seen[err == nil]++
+			}
+		}
+		require.Positive(t, seen[true], name)
+		require.Positive(t, seen[false], name)
+	}
+}
+
 func TestExecUnknown(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 2)
