@@ -9,6 +9,9 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"time"
 )
 
@@ -16,6 +19,10 @@ import (
 // other languages use, takes no server certificate beyond 825 days
 // (support.apple.com/103769).
 const validity = 365 * 24 * time.Hour
+
+// renewal is how long before its end an authority in a file is replaced: a server that
+// starts with it may run for weeks.
+const renewal = 30 * 24 * time.Hour
 
 // authority is a certificate authority made for one server. Its methods are
 // safe for concurrent use.
@@ -49,6 +56,40 @@ func newAuthority(now time.Time) (*authority, error) {
 		return nil, err
 	}
 	return &authority{key: key, root: root}, nil
+}
+
+// openAuthority returns the authority in file. Where there is none, or one that is about to end, it
+// makes one and leaves it there, readable for its owner alone. "" is no file.
+func openAuthority(file string, now time.Time) (*authority, error) {
+	if file == "" {
+		return newAuthority(now)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err == nil {
+		pair, err := tls.X509KeyPair(data, data)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; remove the file for a new one", file, err)
+		}
+		key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
+		if !ok || !pair.Leaf.IsCA {
+			return nil, fmt.Errorf("%s: not an authority with an ECDSA key; remove the file for a new one", file)
+		}
+		if pair.Leaf.NotAfter.Sub(now) > renewal {
+			return &authority{key: key, root: pair.Leaf}, nil
+		}
+	}
+	a, err := newAuthority(now)
+	if err != nil {
+		return nil, err
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return nil, err
+	}
+	return a, os.WriteFile(file, append(a.pem(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...), 0o600)
 }
 
 // issue returns a server certificate, with its chain, for DNS names such as

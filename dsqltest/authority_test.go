@@ -4,6 +4,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -85,4 +87,37 @@ func TestAuthorityRoot(t *testing.T) {
 	require.Equal(t, ca.root.SubjectKeyId, cert.Leaf.AuthorityKeyId)
 	require.Equal(t, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, cert.Leaf.ExtKeyUsage)
 	require.False(t, cert.Leaf.IsCA)
+}
+
+// An authority in a file stays the same until its end comes near, and nobody else reads its key.
+func TestAuthorityFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "authority.pem")
+	now := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	first, err := openAuthority(file, now)
+	require.NoError(t, err)
+	info, err := os.Stat(file)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o600), info.Mode())
+
+	again, err := openAuthority(file, now.Add(validity-renewal-time.Second))
+	require.NoError(t, err)
+	require.Equal(t, first.pem(), again.pem())
+	cert, err := again.issue("localhost")
+	require.NoError(t, err)
+	_, err = cert.Leaf.Verify(x509.VerifyOptions{DNSName: "localhost", CurrentTime: now, Roots: first.pool()})
+	require.NoError(t, err)
+
+	renewed, err := openAuthority(file, now.Add(validity-renewal))
+	require.NoError(t, err)
+	require.NotEqual(t, first.pem(), renewed.pem())
+	kept, err := openAuthority(file, now.Add(validity))
+	require.NoError(t, err)
+	require.Equal(t, renewed.pem(), kept.pem())
+
+	require.NoError(t, os.WriteFile(file, first.pem(), 0o600)) // no key
+	_, err = openAuthority(file, now)
+	require.ErrorContains(t, err, "remove the file for a new one")
+	require.NoError(t, os.Remove(file))
+	_, err = openAuthority(filepath.Join(file, "below", "nothing"), now)
+	require.Error(t, err)
 }

@@ -79,29 +79,35 @@ func (s *Server) count(update func(*TransactionCounts)) {
 }
 
 // applied counts a commit, and tells every other session of a changed schema.
-// seen is the version of the schema that the session itself has seen.
-func (s *Server) applied(defined bool, seen *int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.transactions.Applied++
-	if !defined {
-		return
+func (s *Server) applied(session *session, defined bool) {
+	if !session.internal {
+		s.count(func(c *TransactionCounts) { c.Applied++ })
 	}
-	// A session that has missed another's change still has to hear of that.
-	if *seen == s.schema {
-		*seen++
+	if defined {
+		s.redefined(session)
 	}
-	s.schema++
 }
 
-// outdated reports whether the schema has changed since a session last asked.
-func (s *Server) outdated(seen *int) bool {
+// redefined tells every other session of session's namespace that the schema has changed.
+func (s *Server) redefined(session *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if *seen == s.schema {
+	// A session that has missed another's change still has to hear of that.
+	if session.schema == s.versions[session.namespace] {
+		session.schema++
+	}
+	s.versions[session.namespace]++
+}
+
+// outdated reports whether the schema has changed since session last asked.
+func (s *Server) outdated(session *session) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	version := s.versions[session.namespace]
+	if session.schema == version {
 		return false
 	}
-	*seen = s.schema
+	session.schema = version
 	s.transactions.SchemaConflicts++
 	return true
 }

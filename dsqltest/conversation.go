@@ -39,6 +39,7 @@ type conversation struct {
 	// committing: what PostgreSQL does next is a commit.
 	committing bool
 	defined    bool // of a schema change
+	submits    bool // of a job
 }
 
 // edit is how the client gets the answers to what is being asked.
@@ -174,8 +175,11 @@ func (c *conversation) complete(message []byte) []byte {
 
 // commit counts a commit that PostgreSQL has made.
 func (c *conversation) commit() {
-	c.server.applied(c.defined, &c.session.schema)
+	c.server.applied(c.session, c.defined)
 	c.committing, c.rows = false, 0
+	if c.submits {
+		c.server.serving.Go(func() { c.server.runJob(c.session, c.session.backend()) })
+	}
 }
 
 // changedRows reads a command's tag. That of COPY is the same both ways; from
@@ -222,8 +226,11 @@ func (c *conversation) fail(message []byte) []byte {
 		})
 		return mustEncode(conflict)
 	}
-	if c.edit.shift > 0 && e.Position > 0 {
+	unwrapped := unwrap(&e)
+	if e.Position > 0 {
 		e.Position += int32(c.edit.shift)
+	}
+	if unwrapped || c.edit.shift > 0 {
 		return mustEncode(&e)
 	}
 	return message

@@ -11,7 +11,8 @@
 //
 // New ends with its test. Programs call [Start] and [Server.Close]. Each server
 // is a cluster of its own, with an ID, a key pair and a database that no other
-// has, so tests may run in parallel.
+// has, so tests may run in parallel. Those that share a server can have a schema each, from
+// [Server.Schema]; [WithSchema] fills it.
 //
 // # What it checks
 //
@@ -27,7 +28,8 @@
 //
 // PostgreSQL is started from the binaries installed on the machine (Linux and
 // macOS), listens on a unix socket in a temporary directory, and goes when the server
-// does. Sessions are relayed to it message by message, unchanged as long as no
+// does. New has another one started meanwhile, for the next New or Start; it ends with the process
+// at the latest. Sessions are relayed to it message by message, unchanged as long as no
 // rule of DSQL stands against it; a session gets its backend when it first
 // speaks, so an idle one costs little.
 //
@@ -55,12 +57,31 @@
 // arrives or before its answer leaves, and [Server.Transactions] counts what
 // really happened.
 //
-// What is not imitated: the limit of 10 MiB a transaction, conflicts that PostgreSQL does
-// not see as such, DDL that runs in the background (CREATE INDEX ASYNC), and
-// refusals of PostgreSQL's features beyond the common ones. A schema change can also
-// meet clients as PostgreSQL has it, with "cached plan must not change result
-// type". The text of a single statement goes to PostgreSQL as it is, that of
-// several goes one by one.
+// # Index jobs
+//
+// CREATE INDEX is refused without ASYNC, and with it returns a row with a job_id. When
+// its transaction is committed, the index is built in the background; the view sys.jobs
+// tells how far the job is, and CALL sys.wait_for_job('…') waits for it and returns
+// whether it succeeded. All this, and the columns and states of sys.jobs, are in the
+// AWS guide ("Asynchronous indexes", "System tables and commands"). That CALL, outside
+// of a transaction, is the only way to wait_for_job, and what is said of duplicate
+// keys, others have recorded from clusters. Guessed are the error for an unknown
+// job_id, and that CREATE INDEX ASYNC IF NOT EXISTS returns a job also when the index
+// is there.
+//
+// A unique index over duplicate keys ends as failed and stays, invalid, until it is
+// dropped. OC001 meets other sessions when an index is submitted, and again when it is
+// there. A build waits for the transactions that began before it, as CREATE INDEX
+// CONCURRENTLY does in PostgreSQL, so a reader that stays open holds it in processing.
+// At the service an index is there from the start, invalid; here from when its job is
+// processed. One job runs at a time; DROP INDEX does not cancel it, and sys.jobs keeps
+// all.
+//
+// What is not imitated: the limit of 10 MiB a transaction, conflicts that PostgreSQL
+// does not see as such, and refusals of PostgreSQL's features beyond the common ones. A
+// schema change can also meet clients as PostgreSQL has it, with "cached plan must not
+// change result type". The text of a single statement goes to PostgreSQL as it is, that
+// of several goes one by one.
 //
 // The endpoint listens on loopback only. It is made for tests: its keys and
 // its PostgreSQL protect nothing of value.

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"regexp"
@@ -18,15 +19,18 @@ import (
 type Option func(*options)
 
 type options struct {
-	clusterID   string
-	region      string
-	suffix      string
-	vpcEndpoint string
-	roles       []string
-	address     string
-	dataDir     string
-	now         func() time.Time
-	conditions  conditions // at the start
+	clusterID     string
+	region        string
+	suffix        string
+	vpcEndpoint   string
+	roles         []string
+	address       string
+	dataDir       string
+	authorityFile string
+	scripts       fs.FS
+	pattern       string // of the scripts
+	now           func() time.Time
+	conditions    conditions // at the start
 }
 
 // conditions are what tests change while a server runs.
@@ -87,6 +91,13 @@ func WithAddress(address string) Option {
 // and stays after Close. The default is a temporary directory.
 func WithDataDir(dir string) Option {
 	return func(o *options) { o.dataDir = dir }
+}
+
+// WithAuthorityFile keeps the certificate authority in a file, certificate and private
+// key in PEM, so that clients may keep trusting CAPEM. It is made when missing, and anew when
+// less than a month of its year is left. The default is an authority of the server's own.
+func WithAuthorityFile(file string) Option {
+	return func(o *options) { o.authorityFile = file }
 }
 
 var (

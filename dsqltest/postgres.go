@@ -40,10 +40,10 @@ type postgres struct {
 }
 
 // startPostgres starts a PostgreSQL on a unix socket, with "postgres" as its
-// superuser. An empty dataDir means a temporary one. Any other is created if it
+// superuser, and runs setup there. An empty dataDir means a temporary one. Any other is created if it
 // does not exist, is initialised if it is empty, and is kept. ctx bounds the
 // start only.
-func startPostgres(ctx context.Context, dataDir string) (*postgres, error) {
+func startPostgres(ctx context.Context, dataDir, setup string) (*postgres, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("dsqltest: start PostgreSQL: %w", err)
 	}
@@ -51,7 +51,7 @@ func startPostgres(ctx context.Context, dataDir string) (*postgres, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dsqltest: start PostgreSQL: %w", err)
 	}
-	if err := p.awaitReady(ctx); err != nil {
+	if err := p.awaitReady(ctx, setup); err != nil {
 		log := p.lastLog() // before close removes it
 		p.close()          // its error would say less
 		if log != "" {
@@ -62,14 +62,27 @@ func startPostgres(ctx context.Context, dataDir string) (*postgres, error) {
 	return p, nil
 }
 
-// awaitReady returns when the superuser can log in.
-func (p *postgres) awaitReady(ctx context.Context) error {
+// obtainPostgres takes the spare, if one will do, or starts a PostgreSQL.
+func obtainPostgres(ctx context.Context, dataDir, setup string) (*postgres, error) {
+	if dataDir == "" {
+		if p := takeSpare(); p != nil {
+			if p.awaitReady(ctx, setup) == nil {
+				return p, nil
+			}
+			p.close() // what was wrong with it need not be with another
+		}
+	}
+	return startPostgres(ctx, dataDir, setup)
+}
+
+// awaitReady runs setup as soon as the superuser can log in.
+func (p *postgres) awaitReady(ctx context.Context, setup string) error {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
-		conn, _, err := p.login(ctx)
+		err := p.exec(ctx, setup)
 		if err == nil {
-			return conn.Close()
+			return nil
 		}
 		// 57P03 is "the database system is starting up". Any other answer
 		// stays the same however often we ask.

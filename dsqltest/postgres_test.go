@@ -38,7 +38,7 @@ func openTempDir(t *testing.T) string {
 }
 
 func mustStartPostgres(t *testing.T, dataDir string) *postgres {
-	p, err := startPostgres(t.Context(), dataDir)
+	p, err := startPostgres(t.Context(), dataDir, "")
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, p.close()) })
 	return p
@@ -104,7 +104,7 @@ func TestPostgres(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	p, err := startPostgres(t.Context(), "")
+	p, err := startPostgres(t.Context(), "", "")
 	require.NoError(t, err)
 	pid := postmasterPID(t, filepath.Join(p.dir, "data"))
 
@@ -221,12 +221,12 @@ func TestPostgresDialWaitsForAFullQueue(t *testing.T) {
 
 func TestPostgresKeepsDataDir(t *testing.T) {
 	dataDir := filepath.Join(openTempDir(t), "not", "there yet")
-	p, err := startPostgres(t.Context(), dataDir)
+	p, err := startPostgres(t.Context(), dataDir, "")
 	if os.Geteuid() == 0 {
 		// The directories in between are root's own, mode 0700.
 		require.ErrorContains(t, err, "may not use the data directory "+dataDir)
 		require.NoError(t, os.Chmod(filepath.Dir(dataDir), 0o711))
-		p, err = startPostgres(t.Context(), dataDir)
+		p, err = startPostgres(t.Context(), dataDir, "")
 	}
 	require.NoError(t, err)
 	info, err := os.Stat(dataDir)
@@ -234,7 +234,7 @@ func TestPostgresKeepsDataDir(t *testing.T) {
 	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
 	require.NoError(t, p.exec(t.Context(), "CREATE TABLE kept AS SELECT 42 AS a"))
 
-	_, err = startPostgres(t.Context(), dataDir)
+	_, err = startPostgres(t.Context(), dataDir, "")
 	require.ErrorContains(t, err, `lock file "postmaster.pid" already exists`)
 
 	require.NoError(t, p.close())
@@ -246,7 +246,7 @@ func TestPostgresKeepsDataDir(t *testing.T) {
 func TestPostgresRefusesAForeignDataDir(t *testing.T) {
 	dataDir := openTempDir(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dataDir, "diary"), []byte("dear"), 0o644))
-	_, err := startPostgres(t.Context(), dataDir)
+	_, err := startPostgres(t.Context(), dataDir, "")
 	require.ErrorContains(t, err, "could not access the server configuration file")
 	require.True(t, exists(filepath.Join(dataDir, "diary")))
 }
@@ -264,7 +264,7 @@ func TestPostgresStartEndsWithContext(t *testing.T) {
 		}
 		cancel(reason)
 	}()
-	_, err := startPostgres(ctx, "")
+	_, err := startPostgres(ctx, "", "")
 	require.ErrorIs(t, err, reason)
 	require.Empty(t, entries(tmp))
 	goleak.VerifyNone(t, leaks)
@@ -315,7 +315,7 @@ func TestPostgresTemporaryDirectory(t *testing.T) {
 func TestPostgresDiesByItself(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
-			p, err := startPostgres(t.Context(), "")
+			p, err := startPostgres(t.Context(), "", "")
 			require.NoError(t, err)
 			require.NoError(t, syscall.Kill(postmasterPID(t, filepath.Join(p.dir, "data")), sig))
 			<-p.gone
@@ -336,7 +336,7 @@ func TestChild(t *testing.T) {
 	if how == "" {
 		t.Skip("for TestPostgresEndsWithItsProcess and others, in a process of its own")
 	}
-	p, err := startPostgres(t.Context(), "")
+	p, err := startPostgres(t.Context(), "", "")
 	require.NoError(t, err)
 	fmt.Printf("%s %d\n", p.dir, postmasterPID(t, filepath.Join(p.dir, "data")))
 	switch how {

@@ -4,7 +4,6 @@ package dsqltest
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -31,7 +30,15 @@ type supervisor struct {
 	cmd        *exec.Cmd
 	dir        string
 	lifeline   io.Closer
-	complaints bytes.Buffer // its stderr; to be read after cmd.Wait
+	complaints *os.File // its stderr, a pipe: a buffer would take a goroutine for as long as it lives
+}
+
+// wait waits for the end, and returns what the script complained of.
+func (s *supervisor) wait() (said string, err error) {
+	err = s.cmd.Wait()
+	complaints, _ := io.ReadAll(s.complaints) // what there is
+	s.complaints.Close()
+	return strings.TrimSpace(string(complaints)), err
 }
 
 // makeDirectory begins every supervisor. Its first arguments are the name of
@@ -54,9 +61,15 @@ trap 'rm -rf "$dir" || { sleep 1; rm -rf "$dir"; } || exit 1' EXIT
 shift 2
 `
 
-// keepTemplate has a data directory made by $1, which is initdb.
+// keepTemplate has a data directory made by $1, which is initdb, and the SQL in $3 run there by
+// $2, which is postgres. It lacks what a copy would spend half its time on and nobody needs:
+// two of three databases, and most of the first WAL segment, which has 16 MiB by default.
 const keepTemplate = makeDirectory + `
-"$1" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync </dev/null >/dev/null || exit 1
+"$1" -D "$dir/data" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync --wal-segsize=1 </dev/null >/dev/null || exit 1
+# It ends with status 0 whatever happens. With -j, an empty line ends a command.
+printf 'UPDATE pg_database SET datistemplate = false;\n\nDROP DATABASE template0;\n\nDROP DATABASE template1;\n\n%s\n' "$3" |
+	"$2" --single -j -D "$dir/data" -c fsync=off postgres >/dev/null 2>"$dir/log"
+if grep -E 'ERROR|FATAL|PANIC' "$dir/log" >&2; then exit 1; fi
 echo "$dir"
 exec >/dev/null 2>&1
 read -r _
@@ -121,7 +134,12 @@ func startSupervisor(account *syscall.Credential, script string, args ...string)
 	s.cmd.Env = []string{"PATH=/usr/bin:/bin:/usr/sbin:/sbin", "HOME=/", "LC_ALL=C", "TZ=UTC"}
 	// In a session of its own, a terminal's Ctrl-C does not reach it.
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: account}
-	s.cmd.Stderr = &s.complaints
+	complaints, stderr, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer stderr.Close()
+	s.complaints, s.cmd.Stderr = complaints, stderr
 	if s.lifeline, err = s.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -132,12 +150,13 @@ func startSupervisor(account *syscall.Credential, script string, args ...string)
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
 	}
+	stderr.Close() // the script's is the only one now
 	defer stdout.Close()
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	if err != nil {
 		s.lifeline.Close()
-		s.cmd.Wait() // an exit status says less than the complaints
-		return nil, fmt.Errorf("make its directory: %s", strings.TrimSpace(s.complaints.String()))
+		said, _ := s.wait() // an exit status says less
+		return nil, fmt.Errorf("make its directory: %s", said)
 	}
 	s.dir = strings.TrimSuffix(line, "\n")
 	return s, nil
@@ -152,9 +171,18 @@ var template struct {
 	*supervisor
 }
 
+// spare is a PostgreSQL for the next New of this process: even a copy takes longer to start
+// than most tests to run. It has no goroutine, since it may be there when the last test has
+// ended and somebody counts those.
+var spare struct {
+	sync.Mutex
+	server, tmp string // what it runs, and where
+	*supervisor
+}
+
 // templateDir returns template's directory, and makes it where there is none or
 // something has cleaned it away.
-func templateDir(account *syscall.Credential, initdb string) (string, error) {
+func templateDir(account *syscall.Credential, initdb, server string) (string, error) {
 	template.Lock()
 	defer template.Unlock()
 	if template.supervisor != nil {
@@ -163,10 +191,10 @@ func templateDir(account *syscall.Credential, initdb string) (string, error) {
 			return dir, nil
 		}
 		template.lifeline.Close()
-		template.cmd.Wait() // nobody needs it any more
+		template.wait() // nobody needs it any more
 		template.supervisor = nil
 	}
-	s, err := startSupervisor(account, keepTemplate, initdb)
+	s, err := startSupervisor(account, keepTemplate, initdb, server, clusterSQL)
 	if err != nil {
 		return "", err
 	}
@@ -181,6 +209,7 @@ var settings = []string{
 	"listen_addresses=",
 	"unix_socket_permissions=0700",
 	"max_connections=1000",
+	"max_logical_replication_workers=0", // nor their launcher
 	"shared_buffers=32MB",
 	"max_wal_size=128MB",
 	"fsync=off",
@@ -191,13 +220,52 @@ var settings = []string{
 	"lc_messages=C",
 }
 
-// supervise starts a supervisor that starts PostgreSQL. It waits for an initdb,
-// where one is needed, but not for PostgreSQL.
+// supervise starts a PostgreSQL. It waits for an initdb, where one is needed, but not for PostgreSQL.
 func supervise(dataDir string) (*postgres, error) {
 	initdb, server, err := findBinaries(os.Getenv("PATH"), usualPlaces)
 	if err != nil {
 		return nil, err
 	}
+	s, err := launch(initdb, server, dataDir)
+	if err != nil {
+		return nil, err
+	}
+	return s.watch(), nil
+}
+
+// prepareSpare starts a spare where there is none. What goes wrong with it is for the next
+// start to say.
+func prepareSpare() {
+	initdb, server, err := findBinaries(os.Getenv("PATH"), usualPlaces)
+	if err != nil {
+		return
+	}
+	spare.Lock()
+	defer spare.Unlock()
+	if spare.supervisor == nil {
+		spare.supervisor, _ = launch(initdb, server, "")
+		spare.server, spare.tmp = server, os.TempDir()
+	}
+}
+
+// takeSpare returns the spare, or nil where there is none that is like what supervise would start.
+func takeSpare() *postgres {
+	_, server, err := findBinaries(os.Getenv("PATH"), usualPlaces)
+	if err != nil {
+		return nil
+	}
+	spare.Lock()
+	defer spare.Unlock()
+	if spare.supervisor == nil || spare.server != server || spare.tmp != os.TempDir() {
+		return nil
+	}
+	p := spare.watch()
+	spare.supervisor = nil
+	return p
+}
+
+// launch starts a supervisor that starts PostgreSQL.
+func launch(initdb, server, dataDir string) (*supervisor, error) {
 	account, err := postgresAccount()
 	if err != nil {
 		return nil, err
@@ -212,7 +280,7 @@ func supervise(dataDir string) (*postgres, error) {
 	}
 	var template string
 	if empty {
-		if template, err = templateDir(account, initdb); err != nil {
+		if template, err = templateDir(account, initdb, server); err != nil {
 			return nil, err
 		}
 	}
@@ -220,23 +288,22 @@ func supervise(dataDir string) (*postgres, error) {
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	s, err := startSupervisor(account, keepPostgres, args...)
-	if err != nil {
-		return nil, err
-	}
+	return startSupervisor(account, keepPostgres, args...)
+}
 
+// watch waits for the end of a PostgreSQL in the background.
+func (s *supervisor) watch() *postgres {
 	p := &postgres{dir: s.dir, lifeline: s.lifeline, gone: make(chan struct{})}
 	go func() {
 		defer close(p.gone)
-		err := s.cmd.Wait()
-		switch said := strings.TrimSpace(s.complaints.String()); {
+		switch said, err := s.wait(); {
 		case !p.closing.Load():
 			p.err = fmt.Errorf("it ended by itself: %s", said)
 		case err != nil:
 			p.err = fmt.Errorf("its directory %s is still there, remove it by hand: %s", p.dir, said)
 		}
 	}()
-	return p, nil
+	return p
 }
 
 // makeDataDir makes dir where it does not exist, and gives an empty one to the

@@ -6,3 +6,7 @@ import "errors"
 func supervise(string) (*postgres, error) {
 	return nil, errors.New("dsqltest runs on Linux and macOS only: on Windows, use WSL")
 }
+
+func prepareSpare() {}
+
+func takeSpare() *postgres { return nil }

@@ -2,6 +2,7 @@ package dsqltest
 
 import (
 	"bytes"
+	"cmp"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -235,8 +236,8 @@ func (r *requests) refuse(st *statement) *pgproto3.ErrorResponse {
 		return refusal
 	}
 	switch st.kind {
-	case reads, writes, defines:
-		if !r.transaction.failed && r.server.outdated(&r.session.schema) {
+	case reads, writes, defines, waits:
+		if !r.transaction.failed && r.server.outdated(r.session) {
 			return errSchemaConflict
 		}
 	}
@@ -262,7 +263,10 @@ func (r *requests) add(st *statement) {
 // commit has do make a commit, unless a fault is due. It is not done when the
 // client has had another answer.
 func (r *requests) commit(e edit, do func(edit) error) (done bool, err error) {
-	fault := r.server.nextCommitFault()
+	fault := NoFault
+	if !r.session.internal {
+		fault = r.server.nextCommitFault()
+	}
 	switch fault {
 	case Conflict:
 		r.server.count(func(c *TransactionCounts) { c.Conflicts++ })
@@ -275,8 +279,8 @@ func (r *requests) commit(e edit, do func(edit) error) (done bool, err error) {
 	case AfterCommit:
 		e.mute = true
 	}
-	defined := r.transaction.defined
-	r.update(func() { r.committing, r.defined = true, defined })
+	defined, submits := r.transaction.defined, r.transaction.submits
+	r.update(func() { r.committing, r.defined, r.submits = true, defined, submits })
 	if err := do(e); err != nil || fault == NoFault {
 		return true, err
 	}
@@ -301,9 +305,9 @@ func (r *requests) query(message []byte) error {
 	}
 	for i := range statements {
 		st := &statements[i]
-		if len(statements) > 1 {
+		if len(statements) > 1 || st.sent != "" {
 			var err error
-			if message, err = (&pgproto3.Query{String: st.sql}).Encode(nil); err != nil {
+			if message, err = (&pgproto3.Query{String: cmp.Or(st.sent, st.sql)}).Encode(nil); err != nil {
 				return err
 			}
 		}
@@ -334,7 +338,8 @@ func (r *requests) step(st *statement, query []byte, e edit) (on bool, err error
 		}
 		return done && !r.spoiled(), err
 	}
-	if !t.block && !t.own && (e.keepReady || st.kind == writes || st.kind == defines) && st.kind != begins {
+	changes := st.kind == writes || st.kind == defines
+	if !t.block && !t.own && (e.keepReady || changes) && st.kind != begins && st.kind != waits {
 		if err := r.ask("BEGIN", edit{mute: true}); err != nil {
 			return false, err
 		}
@@ -388,7 +393,13 @@ func (r *requests) parse(size int) error {
 	sql, _, _ := bytes.Cut(rest, []byte{0})
 	delete(r.statements, string(name))
 	if statements := parse(string(sql)); len(statements) == 1 {
-		r.statements[string(name)] = &statements[0]
+		st := &statements[0]
+		r.statements[string(name)] = st
+		if st.sent != "" {
+			if message, err = (&pgproto3.Parse{Name: string(name), Query: st.sent}).Encode(nil); err != nil {
+				return err
+			}
+		}
 	}
 	r.update(func() { r.owed++ })
 	_, err = r.to.Write(message)

@@ -43,6 +43,7 @@ type transaction struct {
 	failed  bool // PostgreSQL takes nothing but ROLLBACK
 	written bool
 	defined bool
+	submits bool // a job
 }
 
 // refuse returns the error that a statement meets in the transaction, or nil.
@@ -55,6 +56,8 @@ func (t *transaction) refuse(st *statement, now time.Time, limit time.Duration) 
 		return failure("54000", fmt.Sprintf("transaction age limit of %gs exceeded", limit.Seconds()))
 	case st.refusal != "":
 		return failure("0A000", st.refusal)
+	case st.kind == waits && (t.block || t.own):
+		return failure("0A000", "sys.wait_for_job not supported in a transaction")
 	case st.kind == defines && t.defined:
 		return failure("0A000", "multiple ddl statements not supported in a transaction")
 	case st.kind == defines && t.written, st.kind == writes && t.defined:
@@ -75,6 +78,6 @@ func (t *transaction) add(st *statement, now time.Time) {
 	case writes:
 		t.written = true
 	case defines:
-		t.defined = true
+		t.defined, t.submits = true, st.sent != ""
 	}
 }

@@ -47,6 +47,8 @@ type Server struct {
 	serving sync.WaitGroup
 	close   func() error
 
+	building sync.Mutex // held by the job that runs
+
 	mu       sync.Mutex // guards what follows
 	closed   bool
 	conns    map[net.Conn]struct{} // clients' and backends'
@@ -58,7 +60,7 @@ type Server struct {
 	open       int        // connections that admit let in
 	refusals   []Refusal  // due to the next logins
 
-	schema       int // version of the schema, raised by every commit of a change
+	versions     map[string]int // raised by schema changes, in what Schema made and, as "", in all else
 	transactions TransactionCounts
 	commitFaults func() CommitFault
 	scripted     []CommitFault // due to the next commits, before commitFaults
@@ -97,8 +99,9 @@ type Attempt struct {
 	Reason string
 }
 
-// New starts a server that is closed when tb ends. It fails tb when that does
-// not work, with a word on what to install if PostgreSQL is missing.
+// New starts a server that is closed when tb ends. It fails tb when that does not work,
+// with a word on what to install if PostgreSQL is missing. It then has a PostgreSQL
+// started for the next server of this process.
 func New(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
@@ -107,6 +110,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
+	prepareSpare()
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -134,6 +138,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		conns:    make(map[net.Conn]struct{}),
 		sessions: make(map[uint32]*session),
 		keys:     make(map[string]key),
+		versions: make(map[string]int),
 
 		conditions: o.conditions,
 	}
@@ -148,8 +153,8 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 
 func (s *Server) start(ctx context.Context) error {
 	var err error
-	if s.authority, err = newAuthority(time.Now()); err != nil {
-		return fmt.Errorf("dsqltest: making a certificate authority: %w", err)
+	if s.authority, err = openAuthority(s.authorityFile, time.Now()); err != nil {
+		return fmt.Errorf("dsqltest: certificate authority: %w", err)
 	}
 	certificate, err := s.authority.issue("*.dsql."+s.region+".on.aws", "*.dsql-"+s.suffix+"."+s.region+".on.aws")
 	if err != nil {
@@ -163,11 +168,15 @@ func (s *Server) start(ctx context.Context) error {
 			return nil, hello.Conn.(*rawConn).client.hello(hello)
 		},
 	}
-	if s.postgres, err = startPostgres(ctx, s.dataDir); err != nil {
+	setup := rolesSQL(s.roles)
+	if s.dataDir != "" {
+		setup = clusterSQL + setup // it may be of an earlier version
+	}
+	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
 		return err
 	}
-	if err := s.postgres.exec(ctx, setupSQL(s.roles)); err != nil {
-		return fmt.Errorf("dsqltest: setting up roles: %w", err)
+	if err := s.runScripts(ctx, "public"); err != nil {
+		return err
 	}
 	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.address); err != nil {
 		return fmt.Errorf("dsqltest: WithAddress: %w: use port 0 for a free one", err)
@@ -176,20 +185,24 @@ func (s *Server) start(ctx context.Context) error {
 	return nil
 }
 
-// setupSQL makes the roles, in a data directory that may have them already.
-func setupSQL(roles []string) string {
+// clusterSQL makes what every cluster has, where it is not there yet.
+var clusterSQL = createRole(adminRole, "LOGIN CREATEROLE") +
+	fmt.Sprintf("ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName) +
+	jobsSQL
+
+// rolesSQL makes the roles that are not there yet.
+func rolesSQL(roles []string) string {
 	var b strings.Builder
-	create := func(role, attributes string) {
-		fmt.Fprintf(&b, "DO %s;\n", quoteLiteral(fmt.Sprintf(
-			"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
-			quoteLiteral(role), quoteIdentifier(role), attributes)))
-	}
-	create(adminRole, "LOGIN CREATEROLE")
 	for _, role := range roles {
-		create(role, "LOGIN")
+		b.WriteString(createRole(role, "LOGIN"))
 	}
-	fmt.Fprintf(&b, "ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName)
 	return b.String()
+}
+
+func createRole(role, attributes string) string {
+	return fmt.Sprintf("DO %s;\n", quoteLiteral(fmt.Sprintf(
+		"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
+		quoteLiteral(role), quoteIdentifier(role), attributes)))
 }
 
 // quoteLiteral relies on standard_conforming_strings, which is on by default.

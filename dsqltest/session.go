@@ -39,10 +39,12 @@ type session struct {
 	startup   *startup
 	processID uint32
 	secret    [4]byte
+	internal  bool   // the server's own: no faults, and not counted
+	namespace string // the schema of Server.Schema that it works in, or ""
 
 	// Both are guarded by server.mu.
 	backendKey []byte // process ID and secret of PostgreSQL's backend, once there is one
-	schema     int    // version of the schema that the session has seen
+	schema     int    // version of namespace that the session has seen
 }
 
 // newSession registers a session under a process ID that no other has.
@@ -57,6 +59,9 @@ func newSession(c *client, st *startup) *session {
 		s.processID = binary.BigEndian.Uint32(id[:]) >> 1 // clients take it for an int32
 	}
 	c.server.sessions[s.processID] = s
+	if _, ok := c.server.versions[st.settings["search_path"]]; ok {
+		s.namespace = st.settings["search_path"]
+	}
 	return s
 }
 
@@ -160,7 +165,7 @@ func (s *session) openBackend() (net.Conn, *bufio.Reader, error) {
 	}
 	server.mu.Lock()
 	defer server.mu.Unlock()
-	s.backendKey, s.schema = key, server.schema
+	s.backendKey, s.schema = key, server.versions[s.namespace]
 	return conn, reader, nil
 }
 

@@ -13,6 +13,7 @@ type statement struct {
 	kind  kind
 
 	refusal string     // why DSQL has no such statement, "" when it has
+	sent    string     // what PostgreSQL gets for CREATE INDEX ASYNC, in place of sql
 	chain   bool       // COMMIT or ROLLBACK … AND CHAIN
 	name    string     // that PREPARE gives, and EXECUTE uses
 	body    *statement // what PREPARE prepares
@@ -30,6 +31,7 @@ const (
 	defines // DDL
 	prepares
 	executes
+	waits // CALL sys.wait_for_job
 )
 
 // A lexeme is a piece of SQL that the rules can tell apart.
@@ -322,6 +324,9 @@ func (p *parser) classify() statement {
 		unsupported("CREATE DATABASE")
 	case first == "create" && (p.is(1, "temp", "temporary") || p.is(1, "global", "local") && p.is(2, "temp", "temporary")):
 		unsupported("CREATE TEMPORARY")
+	case first == "create" && (p.is(1, "index") || p.is(1, "unique") && p.is(2, "index")):
+		st.kind = defines
+		st.sent, st.refusal = p.index()
 	case first == "create" || first == "alter" || first == "drop" || first == "grant" || first == "revoke" || first == "comment":
 		st.kind = defines
 	case first == "insert" || first == "update" || first == "delete" || first == "merge":
@@ -334,6 +339,8 @@ func (p *parser) classify() statement {
 		st.kind, st.name, st.body = prepares, p.name(1), p.prepared()
 	case first == "execute":
 		st.kind, st.name = executes, p.name(1)
+	case first == "call" && p.is(1, "sys") && p.name(2) == "." && p.is(3, "wait_for_job"):
+		st.kind = waits
 	}
 	if p.advisory {
 		st.refusal = "unsupported function: advisory locks"
@@ -373,6 +380,19 @@ func (p *parser) setting() string {
 		}
 	}
 	return ""
+}
+
+// index is what PostgreSQL gets for CREATE INDEX, or why that is refused, in words that others have
+// recorded.
+func (p *parser) index() (sent, refusal string) {
+	i := 2
+	if p.is(1, "unique") {
+		i++
+	}
+	if !p.is(i, "async") {
+		return "", "unsupported mode. please use CREATE INDEX ASYNC."
+	}
+	return asyncIndex(p.sql[p.start:p.heads[i].start], p.sql[p.heads[i].end:p.end]), ""
 }
 
 func (p *parser) chain() bool {

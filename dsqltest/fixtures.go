@@ -1,0 +1,161 @@
+package dsqltest
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// schemaTimeout bounds the making and the dropping of a schema; a script may build indexes.
+const schemaTimeout = time.Minute
+
+// WithSchema has the server run, as admin, the SQL files of fsys that match pattern (see
+// [path.Match]), in the order of their names: at its start, and in every schema that Schema
+// makes. Each statement is a transaction of its own unless the file says otherwise, and meets
+// the rules that a client's does; one that fails, fails the start, which names the file and
+// line. Index jobs are waited for.
+//
+// No fault strikes these statements, and they are neither in Attempts nor in Transactions.
+func WithSchema(fsys fs.FS, pattern string) Option {
+	return func(o *options) { o.scripts, o.pattern = fsys, pattern }
+}
+
+// Schema makes a schema for one test, so that tests which run in parallel can share a server,
+// and returns the Config that works in it: its search_path is the schema alone. The scripts of
+// WithSchema are run there; their names must not be qualified then. It belongs to admin, and
+// every role may use it, as is so in the schema public. It is dropped when tb ends; close
+// connections before that.
+//
+// A change in such a schema meets only the sessions that began in it with OC001. At the service too
+// that error is for those who use the same namespace (AWS guide, "Asynchronous indexes").
+func (s *Server) Schema(tb testing.TB) dsql.Config {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), schemaTimeout)
+	defer cancel()
+	name := "test_" + strings.ToLower(rand.Text()[:16])
+	if err := s.postgres.exec(ctx, fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s; GRANT USAGE ON SCHEMA %[1]s TO PUBLIC", name, adminRole)); err != nil {
+		tb.Fatalf("dsqltest: making a schema: %v", err)
+	}
+	s.mu.Lock()
+	s.versions[name] = 0
+	s.mu.Unlock()
+	tb.Cleanup(func() {
+		if err := s.dropSchema(name); err != nil {
+			tb.Errorf("dsqltest: dropping the schema of this test: %v; close its connections before it ends", err)
+		}
+	})
+	if err := s.runScripts(ctx, name); err != nil {
+		tb.Fatal(err)
+	}
+	c := s.Config()
+	c.Params = map[string]string{"search_path": name}
+	return c
+}
+
+// dropSchema waits for locks for 10 s: a connection may be about to close.
+func (s *Server) dropSchema(name string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
+	defer cancel()
+	err := s.postgres.exec(ctx, "SET lock_timeout = '10s'; DROP SCHEMA "+name+" CASCADE")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil
+	}
+	delete(s.versions, name)
+	return err
+}
+
+// runScripts runs the scripts of WithSchema in a schema.
+func (s *Server) runScripts(ctx context.Context, schema string) error {
+	if s.scripts == nil {
+		return nil
+	}
+	files, err := fs.Glob(s.scripts, s.pattern)
+	if err == nil && len(files) == 0 {
+		err = errors.New("no file matches")
+	}
+	if err != nil {
+		return fmt.Errorf("dsqltest: WithSchema: pattern %q: %w: use one such as *.sql", s.pattern, err)
+	}
+	w := s.openInternal(ctx, schema)
+	defer w.close()
+	for _, file := range files {
+		sql, err := fs.ReadFile(s.scripts, file)
+		if err != nil {
+			return fmt.Errorf("dsqltest: WithSchema: %w", err)
+		}
+		if err := w.runScript(string(sql)); err != nil {
+			return fmt.Errorf("dsqltest: WithSchema: %s:%w", file, because(ctx, err))
+		}
+	}
+	return nil
+}
+
+// openInternal opens a session of admin's that needs no login.
+func (s *Server) openInternal(ctx context.Context, schema string) *worker {
+	ours, theirs := net.Pipe()
+	session := newSession(&client{server: s, conn: theirs, network: pipe{theirs}, reader: bufio.NewReader(theirs)},
+		&startup{user: adminRole, settings: map[string]string{"search_path": schema}})
+	session.internal = true
+	done := make(chan struct{})
+	s.serving.Go(func() {
+		defer close(done)
+		defer session.unregister()
+		session.run()
+	})
+	stop := interruptAtEnd(ctx, ours)
+	return &worker{frontend: pgproto3.NewFrontend(ours, ours), close: func() {
+		stop()
+		ours.Close()
+		<-done
+	}}
+}
+
+// pipe does what a client's connection must be able to.
+type pipe struct{ net.Conn }
+
+func (p pipe) CloseWrite() error   { return p.Close() }
+func (p pipe) SetLinger(int) error { return nil }
+
+// runScript's error begins with the line.
+func (w *worker) runScript(text string) error {
+	w.status = 'I'
+	for _, st := range parse(text) {
+		row, err := w.query(st.sql)
+		if err == nil && st.sent != "" {
+			err = w.awaitJob(row[0])
+		}
+		if err != nil {
+			line := 1 + strings.Count(string([]rune(text)[:st.start]), "\n")
+			first, _, _ := strings.Cut(st.sql, "\n")
+			return fmt.Errorf("%d: %.60s: %w", line, first, err)
+		}
+	}
+	if w.status != 'I' {
+		return errors.New(" it leaves a transaction open: end it with COMMIT")
+	}
+	return nil
+}
+
+func (w *worker) awaitJob(id string) error {
+	done, err := w.query("CALL sys.wait_for_job(" + quoteLiteral(id) + ")")
+	if err != nil || done[0] == "t" {
+		return err
+	}
+	job, err := w.query("SELECT details FROM sys.jobs WHERE job_id = " + quoteLiteral(id))
+	if err != nil {
+		return err
+	}
+	return errors.New(job[0])
+}
