@@ -174,6 +174,7 @@ func TestPoolDefaults(t *testing.T) {
 	require.Less(t, pool.MaxConnLifetime+pool.MaxConnLifetimeJitter, 60*time.Minute)
 	require.Positive(t, pool.MaxConnLifetimeJitter)
 	require.Equal(t, 10*time.Minute, pool.MaxConnIdleTime)
+	require.Equal(t, 5*time.Second, pool.PingTimeout)
 	require.Equal(t, 30*time.Second, pool.ConnConfig.ConnectTimeout)
 	require.Empty(t, pool.ConnConfig.Fallbacks)
 

@@ -35,8 +35,8 @@ import (
 // (a PEM file, read now, or "system"), connect_timeout (whole seconds or a Go
 // duration; 0 is the default), connect_rate, connect_burst and
 // application_name. tokenDurationSecs, token_duration_secs and
-// token-duration-secs are TokenLifetime in seconds, as AWS's connectors write
-// it. Those of pgx and pgxpool (pool_max_conns, default_query_exec_mode, …) and
+// token-duration-secs are TokenLifetime in seconds, and queryExecMode is
+// default_query_exec_mode, as AWS's connectors write them. Those of pgx and pgxpool (pool_max_conns, default_query_exec_mode, …) and
 // the common session settings (search_path, timezone, …) go to Config.Params.
 //
 // sslmode is always verify-full: require and verify-ca are taken for it, and
@@ -157,6 +157,7 @@ var parameters = map[string]parameter{
 	"token_duration_secs": {set: setTokenSeconds},
 	"token-duration-secs": {as: "token_duration_secs"},
 	"tokendurationsecs":   {as: "token_duration_secs"},
+	"queryexecmode":       {as: "default_query_exec_mode"},
 
 	"sslmode":        {set: setSSLMode},
 	"ssl":            {set: oneOf("TLS is always on and verified in full; leave it out", "true")},

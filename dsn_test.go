@@ -72,6 +72,7 @@ func TestParseConfig(t *testing.T) {
 		{"token_lifetime in seconds", "host=h token_lifetime=604800", Config{Host: "h", TokenLifetime: 7 * 24 * time.Hour}},
 		{"AWS's Go and Rust connectors", "dsql://h?tokenDurationSecs=1", Config{Host: "h", TokenLifetime: time.Second}},
 		{"AWS's Python connector", "dsql://h?token_duration_secs=900", Config{Host: "h", TokenLifetime: 15 * time.Minute}},
+		{"AWS's Go connector, its query mode", "dsql://h?queryExecMode=exec", Config{Host: "h", Params: map[string]string{"default_query_exec_mode": "exec"}}},
 		{"AWS's JDBC connector", "dsql://h?token-duration-secs=900", Config{Host: "h", TokenLifetime: 15 * time.Minute}},
 		{"one lifetime under two names", "dsql://h?token-duration-secs=900&token_lifetime=15m", Config{Host: "h", TokenLifetime: 15 * time.Minute}},
 

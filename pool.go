@@ -25,18 +25,27 @@ const (
 	// pgxpool's own threshold. It takes the time that a connection needed to open for
 	// idle time, so that one which was paced or retried would be pinged at once.
 	pingIdle = time.Second
+
+	// A connection that was idle and does not answer a ping for so long is replaced. A cluster answers
+	// within milliseconds; Lambda freezes a process, and its connections die meanwhile.
+	pingTimeout = 5 * time.Second
 )
 
 // PoolConfig returns what pgxpool needs. What ConnConfig promises holds for
 // the ConnConfig in it. Connections are replaced after 50 to 58 minutes, since the service
-// ends them after 60, and closed after 10 idle minutes, unless Params say otherwise.
-// ctx bounds the reading of the AWS environment. The error is ErrConfig or
+// ends them after 60, and closed after 10 idle minutes; a ping waits for 5 s. Params may say
+// otherwise. ctx bounds the reading of the AWS environment. The error is ErrConfig or
 // ErrCredentials.
 func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	t, err := resolve(ctx, c)
 	if err != nil {
 		return nil, err
 	}
+	return c.poolConfig(t)
+}
+
+// poolConfig is PoolConfig for a c that is resolved already.
+func (c Config) poolConfig(t *target) (*pgxpool.Config, error) {
 	pool, err := parsePgx(c.Params)
 	if err != nil {
 		return nil, err
@@ -52,6 +61,10 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		pool.MaxConnIdleTime = connIdleTime
 	}
 
+	// pgxpool would wait for the network to give a dead connection up, with its place in the pool taken.
+	if _, ok := c.Params["pool_ping_timeout"]; !ok {
+		pool.PingTimeout = pingTimeout
+	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
 		session, ok := p.Conn.PgConn().Conn().(*sessionConn)
 		return p.IdleDuration > pingIdle && (!ok || time.Since(session.opened) > pingIdle)

@@ -227,9 +227,9 @@ func Exec(ctx context.Context, db Execer, sql string, args []any, opts ...RetryO
 	return tag, err
 }
 
-// IsConflict tells whether err is a lost conflict (OC000) or a changed schema
-// (OC001): nothing was applied, and running the whole transaction again may succeed. It
-// holds through pgx, pgxpool and database/sql.
+// IsConflict tells whether err is a lost conflict (OC000) or a changed schema (OC001, or a
+// statement that was prepared before the change): nothing was applied, and running the whole
+// transaction again may succeed. It holds through pgx, pgxpool and database/sql.
 func IsConflict(err error) bool { return conflictKind(err) != "" }
 
 // conflictKind returns "OC000", "OC001" or "". The SQLSTATE is 40001 and the
@@ -242,12 +242,21 @@ func conflictKind(err error) string {
 	switch {
 	case pgErr.Code == "OC000", pgErr.Code == "OC001":
 		return pgErr.Code
+	case isOutdated(pgErr):
+		return "OC001"
 	case pgErr.Code != "40001":
 		return ""
 	case strings.Contains(pgErr.Message, "OC001"):
 		return "OC001"
 	}
 	return "OC000"
+}
+
+// isOutdated tells that a statement's columns changed since it was prepared, or described, in the
+// modes cache_statement and cache_describe. pgx has forgotten it by the time the error is seen.
+func isOutdated(e *pgconn.PgError) bool {
+	return e.Code == "0A000" && e.Message == "cached plan must not change result type" ||
+		e.Code == "08P01" && strings.HasPrefix(e.Message, "bind message has ") && strings.Contains(e.Message, "result formats but query has")
 }
 
 // outcome is what is known of an attempt.

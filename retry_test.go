@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -242,6 +243,67 @@ func TestSchemaChange(t *testing.T) {
 	close(done)
 	wg.Wait()
 	require.Positive(t, b.server.Transactions().SchemaConflicts)
+}
+
+// A statement whose columns changed since pgx prepared it runs again, in every mode of pgx.
+func TestColumnsChange(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 1)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			pool, err := dsql.NewPool(t.Context(), b.server.Config(), func(c *pgxpool.Config) {
+				c.MaxConns = 1
+				c.ConnConfig.DefaultQueryExecMode = mode
+			})
+			require.NoError(t, err)
+			defer pool.Close()
+			table := "changing_" + strings.ReplaceAll(mode.String(), " ", "_")
+			b.exec(t, "create table "+table+" (a int)")
+			b.exec(t, "insert into "+table+" values (1)")
+			for i, query := range []func() (columns int, err error){
+				func() (columns int, err error) { // the first of its transaction
+					return columns, dsql.RunTx(t.Context(), pool, func(tx pgx.Tx) error {
+						rows, _ := tx.Query(t.Context(), "select * from "+table)
+						all, err := pgx.CollectRows(rows, pgx.RowToMap)
+						if err == nil {
+							columns = len(all[0])
+						}
+						return err
+					})
+				},
+				func() (columns int, err error) { // a later one
+					return columns, dsql.RunTx(t.Context(), pool, func(tx pgx.Tx) error {
+						if _, err := tx.Exec(t.Context(), "update "+table+" set a = $1", 2); err != nil {
+							return err
+						}
+						rows, _ := tx.Query(t.Context(), "select * from "+table)
+						all, err := pgx.CollectRows(rows, pgx.RowToMap)
+						if err == nil {
+							columns = len(all[0])
+						}
+						return err
+					})
+				},
+				func() (columns int, err error) {
+					return columns, dsql.Retry(t.Context(), func(ctx context.Context) error {
+						rows, _ := pool.Query(ctx, "select * from "+table)
+						all, err := pgx.CollectRows(rows, pgx.RowToMap)
+						if err == nil {
+							columns = len(all[0])
+						}
+						return err
+					})
+				},
+			} {
+				before, err := query()
+				require.NoError(t, err)
+				b.exec(t, fmt.Sprintf("alter table %s add column c%d int", table, i))
+				after, err := query()
+				require.NoError(t, err)
+				require.Equal(t, before+1, after)
+			}
+		})
+	}
 }
 
 // What is known after a commit's connection was cut decides what is done.
@@ -522,6 +584,10 @@ func TestIsConflict(t *testing.T) {
 		{&pgconn.PgError{Code: "OC001"}, true},
 		{&pgconn.PgError{Code: "40001"}, true},
 		{&pgconn.PgError{Code: "54000", Message: "OC000"}, false},
+		{&pgconn.PgError{Code: "0A000", Message: "cached plan must not change result type"}, true},
+		{&pgconn.PgError{Code: "0A000", Message: "unsupported transaction statement: SAVEPOINT"}, false},
+		{&pgconn.PgError{Code: "08P01", Message: "bind message has 2 result formats but query has 3 columns"}, true},
+		{&pgconn.PgError{Code: "08P01", Message: "invalid message"}, false},
 	} {
 		require.Equal(t, c.is, dsql.IsConflict(c.err), "%v", c.err)
 	}

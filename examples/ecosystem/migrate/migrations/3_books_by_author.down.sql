@@ -1,0 +1,1 @@
+DROP INDEX migrate_books_by_author;
