@@ -117,7 +117,15 @@ const (
 
 func newSoak(t *testing.T, seed uint64) *soak {
 	s := &soak{T: t, seed: seed, written: map[string]fate{}, ended: map[string]int{}, faults: map[string]int{}}
-	s.server = dsqltest.New(t, dsqltest.WithConnectQuota(200, 100), dsqltest.WithSessionLifetime(5*time.Second))
+	// Not New, which holds the server, and its record of all attempts, until the test ends.
+	var err error
+	s.server, err = dsqltest.Start(t.Context(), dsqltest.WithConnectQuota(200, 100), dsqltest.WithSessionLifetime(5*time.Second))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		if s.server != nil { // it failed on the way
+			_ = s.server.Close()
+		}
+	})
 	s.config = s.server.Config()
 	s.createTables()
 
@@ -125,7 +133,6 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	s.config.TokenLifetime = 3 * time.Second
 	s.config.ConnectTimeout = 4 * time.Second
 	s.config.Params = map[string]string{"pool_max_conns": "12"}
-	var err error
 	s.pool, err = dsql.NewPool(t.Context(), s.config)
 	require.NoError(t, err)
 	other := s.config
