@@ -135,6 +135,10 @@ type Config struct {
 	// should return soon. Nil: not called.
 	OnRetry func(RetryEvent)
 	OnToken func(TokenEvent)
+
+	// OnStep is told of each step of Diagnose as it ends, in order, on the goroutine
+	// that called Diagnose; nothing else calls it. Nil: not called.
+	OnStep func(Step)
 }
 
 // Endpoint says what c's names mean: what is dialled, and which name the
@@ -328,6 +332,7 @@ func (c Config) shown() []slog.Attr {
 	add("Logger", c.Logger != nil, "set")
 	add("OnRetry", c.OnRetry != nil, "set")
 	add("OnToken", c.OnToken != nil, "set")
+	add("OnStep", c.OnStep != nil, "set")
 	return attrs
 }
 

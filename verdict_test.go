@@ -1,0 +1,185 @@
+package dsql
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+)
+
+func TestEndingOf(t *testing.T) {
+	for want, errs := range map[ending][]error{
+		endGood:        {nil},
+		endSilent:      {context.DeadlineExceeded, os.ErrDeadlineExceeded, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, syscall.ETIMEDOUT},
+		endReset:       {&net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, syscall.EPIPE, syscall.Errno(10054)},
+		endClosed:      {io.EOF, fmt.Errorf("reading: %w", io.ErrUnexpectedEOF)},
+		endRefusedPort: {&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, syscall.Errno(10061)},
+		endUnreachable: {syscall.ENETUNREACH, syscall.EHOSTUNREACH, syscall.Errno(10051)},
+		endUnknownName: {&net.DNSError{IsNotFound: true}},
+		endUnresolved:  {&net.DNSError{IsTimeout: true}, &net.DNSError{IsTemporary: true}},
+		endUntrusted:   {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}},
+		endAlert:       {&net.OpError{Op: "remote error", Err: errors.New("tls: unrecognized name")}},
+		endNotTLS:      {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, fmt.Errorf("%w: the answer is 'N'", errNoTLS)},
+		endOtherServer: {fmt.Errorf("%w: SCRAM", errProtocol)},
+		endRefusal:     {&pgconn.PgError{Code: "28000"}},
+		endBroken:      {errors.New("anything"), context.Canceled},
+	} {
+		for _, err := range errs {
+			require.Equal(t, want, endingOf(err), "%v", err)
+		}
+	}
+}
+
+// at is a finding of a probe that ended so in that phase.
+func at(p phase, e ending) finding {
+	f := finding{ending: e, phase: p, limit: time.Second}
+	if e != endGood {
+		f.err = errors.New(string(e))
+	}
+	return f
+}
+
+func withTLS(f finding, state *tls.ConnectionState) finding {
+	f.tls = state
+	return f
+}
+
+// through are findings up to TCP, with TLS by both ways ending as given.
+func through(d, c finding) *findings {
+	return &findings{
+		target: ReportTarget{DialAddress: "198.51.100.7:5432", ServerName: "id.dsql.us-east-1.on.aws", Region: "us-east-1", ClusterID: "id", User: adminUser},
+		direct: true, credentials: at("", endGood), token: at("", endGood),
+		tcp:       []tcpFinding{{"198.51.100.7:5432", at(phaseDial, endGood)}},
+		tls:       [2]tlsFindings{direct: {derived: d}, classic: {derived: c}},
+		plaintext: at(phaseLogin, endSilent),
+	}
+}
+
+func TestJudge(t *testing.T) {
+	fine := func() *findings {
+		f := through(at(phaseTLS, endGood), at(phaseTLS, endGood))
+		f.startup, f.login, f.query = at(phaseLogin, endGood), at(phaseLogin, endGood), at(phaseQuery, endGood)
+		return f
+	}
+	refused := func(code, message, hint string) *findings {
+		f := fine()
+		f.login, f.query = found(phaseLogin, &pgconn.PgError{Code: code, Message: message, Hint: hint}), finding{}
+		return f
+	}
+	certificate := func(issuer string, err error) *findings {
+		leaf := &x509.Certificate{Issuer: pkix.Name{Organization: []string{issuer}}, DNSNames: []string{"*.dsql.us-east-1.on.aws"}}
+		f := withTLS(at(phaseTLS, endUntrusted), &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}})
+		f.err = err
+		return through(f, f)
+	}
+	state := &tls.ConnectionState{}
+	reset := at(phaseTLS, endReset)
+	for name, test := range map[string]struct {
+		findings *findings
+		change   func(*findings)
+		want     Verdict
+		says     string
+	}{
+		"fine":                     {fine(), nil, VerdictOK, "Everything works"},
+		"clock off by two minutes": {fine(), func(f *findings) { f.skew = -2 * time.Minute }, VerdictOK, "off by 2m0s"},
+		"nothing tried":            {&findings{}, nil, VerdictIncomplete, "more time"},
+		"no time for TLS":          {through(finding{none: noTime}, finding{none: noTime}), nil, VerdictIncomplete, "before it could tell"},
+		"no time for login":        {fine(), func(f *findings) { f.login, f.query = finding{none: noTime}, finding{none: noTime} }, VerdictIncomplete, "before it could tell"},
+
+		"reset, from afar":        {through(reset, at(phaseTLS, endReset)), nil, VerdictInspection, "deep packet inspection"},
+		"all hung up, far away":   {through(reset, at(phaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(phaseLogin, endReset) }, VerdictInspection, "deep packet inspection"},
+		"all hung up, nearby":     {through(reset, at(phaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(phaseLogin, endReset); f.tunnel = true }, VerdictTunnel, "ssh -N -L 15432:198.51.100.7:5432"},
+		"silence":                 {through(at(phaseTLS, endSilent), at(phaseSSLRequest, endSilent)), nil, VerdictSilence, "nothing is ever said"},
+		"silence after the S":     {through(at(phaseTLS, endSilent), at(phaseTLS, endSilent)), nil, VerdictInspection, "deep packet inspection"},
+		"the name passes not":     {through(reset, reset), func(f *findings) { f.tls[direct].without = withTLS(at(phaseTLS, endUntrusted), state) }, VerdictInspection, "server name"},
+		"the size passes not":     {through(reset, reset), func(f *findings) { f.tls[classic].small = withTLS(at(phaseTLS, endGood), state) }, VerdictInspectionKeyExchange, "GODEBUG"},
+		"the name is turned down": {through(at(phaseTLS, endAlert), at(phaseTLS, endAlert)), func(f *findings) { f.tls[direct].derived.err = errors.New("remote error: tls: unrecognized name") }, VerdictSNI, "turns down the server name"},
+		"any other alert":         {through(at(phaseTLS, endAlert), at(phaseTLS, endAlert)), nil, VerdictRefused, "turned down"},
+		"direct only":             {through(at(phaseTLS, endGood), reset), func(f *findings) { f.direct = false }, VerdictInspectionSSLRequest, `"direct"`},
+		"SSLRequest only":         {through(reset, at(phaseTLS, endGood)), nil, VerdictInspectionDirect, `"postgres"`},
+
+		"the root":  {certificate("Amazon", x509.UnknownAuthorityError{}), nil, VerdictCertificate, "ca-certificates"},
+		"own roots": {certificate("Amazon", x509.UnknownAuthorityError{}), func(f *findings) { f.ownRoots = true }, VerdictCertificate, "Leave Config.RootCAs"},
+		"a proxy":   {certificate("Corp", x509.UnknownAuthorityError{}), nil, VerdictCertificate, "issued by O=Corp"},
+		"expired":   {certificate("Amazon", x509.CertificateInvalidError{Reason: x509.Expired, Cert: &x509.Certificate{}}), nil, VerdictCertificate, "timedatectl"},
+		"one way":   {certificate("Corp", x509.UnknownAuthorityError{}), func(f *findings) { f.tls[direct].derived = reset }, VerdictCertificate, "issued by O=Corp"},
+
+		"expired token": {refused("28000", "unable to accept connection, access denied", "Signature expired: 20200101T000000Z is now earlier than 20200101T001500Z"), nil, VerdictClock, "ahead of the server's"},
+		"token kind":    {refused("28000", "unable to accept connection, access denied", "Wrong user to action mapping. user: app, action: DbConnectAdmin"), nil, VerdictTokenKind, "Config.User"},
+		"access":        {refused("28000", "unable to accept connection, access denied", ""), func(f *findings) { f.target.User = `a"b`; f.roleARN = "arn:aws:iam::1:role/r" }, VerdictAccess, `AWS IAM GRANT "a""b" TO 'arn:aws:iam::1:role/r'`},
+		"China":         {refused("28000", "unable to accept connection, access denied", ""), func(f *findings) { f.target.Region = "cn-north-1" }, VerdictAccess, "arn:aws-cn:dsql:cn-north-1"},
+		"the query":     {fine(), func(f *findings) { f.query = at(phaseQuery, endSilent) }, VerdictSilence, "first query"},
+
+		"two things at once": {through(reset, reset), func(f *findings) { f.credentials = at("", endBroken); f.token = finding{} }, VerdictCredentials, "besides: The network lets TCP through"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.change != nil {
+				test.change(test.findings)
+			}
+			r := test.findings.judge()
+			require.Equal(t, test.want, r.verdict, r)
+			require.Contains(t, r.summary+strings.Join(r.evidence, "\n")+strings.Join(r.remedies, "\n"), test.says)
+		})
+	}
+}
+
+// Whatever is seen of TLS: a verdict with something to say, and "ok" never.
+func TestJudgeEveryPattern(t *testing.T) {
+	state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}
+	endings := []ending{endUntried, endGood, endSilent, endReset, endClosed, endRefusedPort, endUnreachable, endUnresolved, endUntrusted, endAlert, endNotTLS, endOtherServer, endRefusal, endBroken}
+	one := func(e ending) finding {
+		f := at(phaseTLS, e)
+		if e == endUntrusted {
+			f = withTLS(f, state)
+		}
+		return f
+	}
+	seen := map[Verdict]bool{}
+	for _, d := range endings {
+		for _, c := range endings {
+			for _, p := range endings {
+				for _, tunnel := range []bool{false, true} {
+					f := through(one(d), one(c))
+					f.plaintext, f.tunnel = at(phaseLogin, p), tunnel
+					if p != endGood {
+						f.startup, f.login = at(phaseLogin, c), at(phaseLogin, p)
+					}
+					r := f.judge()
+					require.NotContains(t, []Verdict{"", VerdictOK}, r.verdict, "%s %s %s", d, c, p)
+					require.NotEmpty(t, r.summary)
+					require.NotEmpty(t, r.remedies)
+					seen[r.verdict] = true
+				}
+			}
+		}
+	}
+	require.GreaterOrEqual(t, len(seen), 7, seen)
+}
+
+func TestHider(t *testing.T) {
+	h := hider{}
+	h.add("a/secret+key", "[hidden]")
+	for text, want := range map[string]string{
+		"nothing":                             "nothing",
+		"a/secret+key and a%2Fsecret%2Bkey":   "[hidden] and [hidden]",
+		"x?X-Amz-Signature=0123abcd&b=c":      "x?X-Amz-Signature=[hidden]&b=c",
+		"X-Amz-Security-Token=IQo%2B, and so": "X-Amz-Security-Token=[hidden] and so",
+		"key AKIAIOSFODNN7EXAMPLE, so":        "key …MPLE, so",
+		"a\nb\x1b[31m\xff\u202e":              "a b [31m\ufffd ",
+		strings.Repeat("x", 2000):             strings.Repeat("x", 1000) + "…",
+	} {
+		require.Equal(t, want, h.from(text))
+	}
+}
