@@ -1,0 +1,170 @@
+// Bench measures what the library claims, side by side with what people use otherwise, on one local
+// endpoint in one run: "make bench" prints one table, and -json writes it for machines too.
+//
+// What is compared takes turns, round by round, so that whatever else the machine does meets all
+// of it. A row has the median of its rounds, their quartiles, and the ratio of its median to that
+// of the first of its group.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"runtime"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// groups are what is measured, in order.
+var groups = []struct {
+	name string
+	run  func(ctx context.Context, t *table) error
+}{
+	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries},
+	{"burst", bursts}, {"transactions", transactions}, {"idle", idleConnections}, {"size", sizes},
+}
+
+func main() {
+	log.SetFlags(0)
+	var names []string
+	for _, g := range groups {
+		names = append(names, g.name)
+	}
+	file := flag.String("json", "", "write the table to a `file`, as JSON")
+	only := flag.String("only", strings.Join(names, ","), "which `groups` to measure")
+	holder := flag.String("hold", "", "for the program itself: hold connections of this `kind`")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if *holder != "" {
+		if err := hold(ctx, *holder); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
+	chosen := strings.Split(*only, ",")
+	for _, name := range chosen {
+		if !slices.Contains(names, name) {
+			log.Fatalf("bench: -only: there is no group %q; there are %s", name, strings.Join(names, ", "))
+		}
+	}
+
+	t := &table{Time: time.Now(), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH, Cores: runtime.NumCPU()}
+	for _, g := range groups {
+		if !slices.Contains(chosen, g.name) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "measuring %s\n", g.name)
+		if err := g.run(ctx, t); err != nil {
+			log.Fatalf("bench: %s: %v", g.name, err)
+		}
+	}
+	t.print()
+	if *file != "" {
+		text, err := json.MarshalIndent(t, "", "\t")
+		if err == nil {
+			err = os.WriteFile(*file, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			log.Fatal("bench: ", err)
+		}
+	}
+}
+
+type table struct {
+	Time     time.Time `json:"time"`
+	Go       string    `json:"go"`
+	Platform string    `json:"platform"`
+	Cores    int       `json:"cores"`
+	Rows     []row     `json:"rows"`
+}
+
+type row struct {
+	Group  string  `json:"group"`
+	Name   string  `json:"name"`
+	Unit   string  `json:"unit"`
+	Median float64 `json:"median"`
+	Low    float64 `json:"low"` // quartiles
+	High   float64 `json:"high"`
+	Ratio  float64 `json:"ratio"` // to the first of the group
+	Rounds int     `json:"rounds"`
+}
+
+// variant is one way to do what a group measures.
+type variant struct {
+	name    string
+	measure func() (float64, error)
+}
+
+// compare measures variants in turns, and adds a row for each. A first round warms up and does not count.
+func (t *table) compare(ctx context.Context, group, unit string, rounds int, variants ...variant) error {
+	samples := make([][]float64, len(variants))
+	for round := range rounds + 1 {
+		for i, v := range variants {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			sample, err := v.measure()
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", group, v.name, err)
+			}
+			if round > 0 {
+				samples[i] = append(samples[i], sample)
+			}
+		}
+	}
+	var base float64
+	for i, v := range variants {
+		slices.Sort(samples[i])
+		r := row{Group: group, Name: v.name, Unit: unit, Rounds: rounds,
+			Low: quantile(samples[i], 0.25), Median: quantile(samples[i], 0.5), High: quantile(samples[i], 0.75)}
+		if i == 0 {
+			base = r.Median
+		}
+		if base != 0 {
+			r.Ratio = r.Median / base
+		}
+		t.Rows = append(t.Rows, r)
+	}
+	return nil
+}
+
+func quantile(sorted []float64, q float64) float64 {
+	at := q * float64(len(sorted)-1)
+	low := sorted[int(at)]
+	high := sorted[min(int(at)+1, len(sorted)-1)]
+	return low + (high-low)*(at-float64(int(at)))
+}
+
+func (t *table) print() {
+	fmt.Printf("%s, %s, %d cores, %s\n\n", t.Go, t.Platform, t.Cores, t.Time.Format(time.DateOnly))
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "group\t\tmedian\tquartiles\tunit\tratio")
+	group := ""
+	for _, r := range t.Rows {
+		name := r.Group
+		if name == group {
+			name = ""
+		}
+		group = r.Group
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s to %s\t%s\t%.2f\n", name, r.Name, figure(r.Median), figure(r.Low), figure(r.High), r.Unit, r.Ratio)
+	}
+	w.Flush()
+}
+
+// figure prints three digits, or all those before the point.
+func figure(f float64) string {
+	switch {
+	case f >= 100 || f == 0:
+		return fmt.Sprintf("%.0f", f)
+	case f >= 10:
+		return fmt.Sprintf("%.1f", f)
+	}
+	return fmt.Sprintf("%.2f", f)
+}
