@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -393,7 +391,7 @@ func TestBurst(t *testing.T) {
 }
 
 // burst acquires 600 connections at once and holds them until all are there.
-func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
+func burst(t *testing.T, s *dsqltest.Server, way string) {
 	const n = 600
 	c := s.Config()
 	c.Params = map[string]string{"pool_max_conns": fmt.Sprint(n)}
@@ -401,11 +399,11 @@ func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
 	var acquire func(ready func()) error
 	switch way {
 	case "NewPool":
-		pool, err := dsql.NewPool(tb.Context(), c)
-		require.NoError(tb, err)
+		pool, err := dsql.NewPool(t.Context(), c)
+		require.NoError(t, err)
 		defer pool.Close()
 		acquire = func(ready func()) error {
-			conn, err := pool.Acquire(tb.Context())
+			conn, err := pool.Acquire(t.Context())
 			if err != nil {
 				return err
 			}
@@ -415,11 +413,11 @@ func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
 			return nil
 		}
 	case "OpenDB":
-		db, err := dsql.OpenDB(tb.Context(), c)
-		require.NoError(tb, err)
+		db, err := dsql.OpenDB(t.Context(), c)
+		require.NoError(t, err)
 		defer db.Close()
 		acquire = func(ready func()) error {
-			conn, err := db.Conn(tb.Context())
+			conn, err := db.Conn(t.Context())
 			if err != nil {
 				return err
 			}
@@ -429,7 +427,6 @@ func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
 			return nil
 		}
 	}
-	start := time.Now()
 	var ready, done sync.WaitGroup
 	ready.Add(n)
 	errs := make(chan error, n)
@@ -442,30 +439,11 @@ func burst(tb testing.TB, s *dsqltest.Server, way string) (took time.Duration) {
 		})
 	}
 	ready.Wait()
-	took = time.Since(start)
 	close(hold)
 	done.Wait()
 	close(errs)
 	for err := range errs {
-		require.NoError(tb, err)
-	}
-	return took
-}
-
-// BenchmarkBurst reports how many times longer than the quota makes it the last
-// of 600 connections took.
-func BenchmarkBurst(b *testing.B) {
-	for _, name := range []string{"NewPool", "OpenDB"} {
-		b.Run(name, func(b *testing.B) {
-			var took time.Duration
-			for range b.N {
-				b.StopTimer()
-				s := dsqltest.New(b, dsqltest.WithConnectQuota(100, 200))
-				b.StartTimer()
-				took += burst(b, s, name)
-			}
-			b.ReportMetric(took.Seconds()/float64(b.N)/4, "x-quota")
-		})
+		require.NoError(t, err)
 	}
 }
 
@@ -543,47 +521,4 @@ func classified(err error) bool {
 	}
 	// Garbage: not PostgreSQL's protocol, in the login, or in the session, where pgx reads it.
 	return strings.Contains(err.Error(), "unexpected answer") || strings.Contains(err.Error(), "refused TLS") || strings.Contains(err.Error(), "message type") || strings.Contains(err.Error(), "invalid")
-}
-
-// BenchmarkConnect opens connections over 20 ms of round-trip time, from nothing to
-// ready, in three ways in turn, and reports the medians as parts of the first's.
-func BenchmarkConnect(b *testing.B) {
-	s := dsqltest.New(b, dsqltest.WithConnectQuota(-1, 0), dsqltest.WithRoundTripTime(20*time.Millisecond))
-	variants := []struct {
-		name   string
-		change func(*dsql.Config)
-		took   []time.Duration
-	}{
-		{name: "SSLRequest", change: func(c *dsql.Config) { c.SSLNegotiation = "postgres" }},
-		{name: "direct", change: func(*dsql.Config) {}},
-		{name: "early", change: func(c *dsql.Config) { c.EarlyAuth = true }},
-	}
-	configs := make([]*pgx.ConnConfig, len(variants))
-	for i, v := range variants {
-		c := s.Config()
-		c.ConnectRate = -1
-		v.change(&c)
-		var err error
-		configs[i], err = c.ConnConfig(b.Context())
-		require.NoError(b, err)
-	}
-	for b.Loop() {
-		for i := range variants {
-			start := time.Now()
-			conn, err := pgx.ConnectConfig(b.Context(), configs[i])
-			variants[i].took = append(variants[i].took, time.Since(start))
-			require.NoError(b, err)
-			require.NoError(b, conn.Close(b.Context()))
-		}
-	}
-	var whole time.Duration
-	for i, v := range variants {
-		slices.Sort(v.took)
-		median := v.took[len(v.took)/2]
-		if i == 0 {
-			whole = median
-		}
-		b.ReportMetric(float64(median.Microseconds())/1000, v.name+"-ms")
-		b.ReportMetric(float64(median)/float64(whole), v.name+"/SSLRequest")
-	}
 }
