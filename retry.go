@@ -124,7 +124,7 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 			}
 		}()
 		if err := fn(tx); err != nil {
-			return ran(err, tx.conn), err
+			return ran(err, tx.conn != nil && tx.conn.IsClosed()), err
 		}
 		if tx.conn != nil && tx.conn.IsClosed() {
 			return lost, pgconn.ErrConnClosed
@@ -166,9 +166,9 @@ func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts .
 		ended = true
 		if err != nil {
 			defer func() { _ = tx.Rollback() }()
-			return ran(err, pgxConn(conn)), err
+			return ran(err, isClosed(conn)), err
 		}
-		if conn := pgxConn(conn); conn != nil && conn.IsClosed() {
+		if isClosed(conn) {
 			defer func() { _ = tx.Rollback() }()
 			return lost, pgconn.ErrConnClosed
 		}
@@ -185,15 +185,16 @@ func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts .
 	})
 }
 
-// pgxConn returns what is beneath conn, or nil when that is not pgx.
-func pgxConn(conn *sql.Conn) (c *pgx.Conn) {
+// isClosed tells whether pgx has closed what is beneath conn. It looks inside of Raw, which locks:
+// when a context ends, database/sql rolls back on a goroutine of its own.
+func isClosed(conn *sql.Conn) (closed bool) {
 	_ = conn.Raw(func(driverConn any) error {
 		if d, ok := driverConn.(interface{ Conn() *pgx.Conn }); ok {
-			c = d.Conn()
+			closed = d.Conn().IsClosed()
 		}
 		return nil
 	})
-	return c
+	return closed
 }
 
 // Retry runs fn, which executes a single statement outside of a transaction, again when the
@@ -286,11 +287,11 @@ func begun(err error) outcome {
 
 // ran judges an error of fn. One that speaks of a lost connection means this
 // one only when it is gone indeed: fn may use others, and files.
-func ran(err error, conn *pgx.Conn) outcome {
+func ran(err error, closed bool) outcome {
 	switch {
 	case IsConflict(err):
 		return conflict
-	case conn != nil && conn.IsClosed() && isLost(err):
+	case closed && isLost(err):
 		return lost
 	}
 	return failed

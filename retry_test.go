@@ -550,6 +550,22 @@ func TestRunTxEnds(t *testing.T) {
 	}
 }
 
+// A context that ends has database/sql roll back on its own goroutine, while RunSQLTx looks at what happened.
+func TestRunSQLTxContextEnds(t *testing.T) {
+	b := newBank(t, 1, 2)
+	for range 50 {
+		ctx, cancel := context.WithCancel(t.Context())
+		err := dsql.RunSQLTx(ctx, b.db, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "update accounts set balance = balance + 1")
+			require.NoError(t, err)
+			cancel()
+			return ctx.Err()
+		})
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	require.Zero(t, b.one(t, "select balance from accounts"))
+}
+
 func TestRunTxOwnsItsTransaction(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 2)

@@ -322,6 +322,35 @@ func TestTokenSigningIsBounded(t *testing.T) {
 	})
 }
 
+// FuzzNewToken: whatever the signer returns is a token whose ages follow each other, or an error that
+// shows nothing of it.
+func FuzzNewToken(f *testing.F) {
+	token, err := testSource(&provider{}, time.Minute).Token(context.Background())
+	require.NoError(f, err)
+	f.Add(token.Reveal())
+	f.Add(public + "/?X-Amz-Date=20261122T120000Z&X-Amz-Expires=604800")
+	f.Add(public + "/?X-Amz-Date=20261122T120000Z&X-Amz-Expires=9223372037")
+	f.Add(public + "/?X-Amz-Date=00000101T000000Z&X-Amz-Expires=1")
+	f.Add(public + "/?X-Amz-Date=99991231T235959Z&X-Amz-Expires=-1&%zz")
+	f.Fuzz(func(t *testing.T, text string) {
+		token, err := newToken(text)
+		if err != nil {
+			require.Less(t, len(err.Error()), 100)
+			for word := range strings.FieldsSeq(text) {
+				require.True(t, len(word) < 20 || !strings.Contains(err.Error(), word))
+			}
+			return
+		}
+		require.Equal(t, text, token.Reveal())
+		require.Less(t, token.signed, token.expires)
+		require.LessOrEqual(t, token.signed, token.aging)
+		require.LessOrEqual(t, token.aging, token.expires)
+		require.Less(t, token.dead, token.expires)
+		require.LessOrEqual(t, token.signed, token.dead)
+		require.NotContains(t, token.String(), text)
+	})
+}
+
 func BenchmarkTokenCached(b *testing.B) {
 	s := testSource(&provider{}, 15*time.Minute)
 	b.ReportAllocs()
