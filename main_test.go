@@ -32,10 +32,16 @@ const (
 // connections take the attempts from where they began.
 var server *dsqltest.Server
 
+// awsEnvironment is what the test began with.
+var awsEnvironment = map[string]string{}
+
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	// No test may ask the network or the machine it runs on.
+	// No test may ask the network or the machine it runs on, but for TestLive.
+	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"} {
+		awsEnvironment[name] = os.Getenv(name)
+	}
 	for name, value := range map[string]string{
 		"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.DevNull, "AWS_SHARED_CREDENTIALS_FILE": os.DevNull,
 		"AWS_PROFILE": "", "AWS_REGION": "", "AWS_DEFAULT_REGION": "", "AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SESSION_TOKEN": "",
