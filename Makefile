@@ -21,7 +21,7 @@ demo: ## set up what is missing and run the quickstart
 	$(GO) run ./examples/quickstart
 
 test: setup format tidy vet lint build ## set up what is missing, check everything, run the tests
-	@set -e; for m in $(MODULES); do echo "go test $(RACE) -short ./... in $$m"; $(GO) test -C $$m $(RACE) -short -vet=off -parallel 4 ./...; done
+	@set -e; for m in $(MODULES); do echo "go test $(RACE) -short ./... in $$m"; $(GO) test -C $$m $(RACE) -short -vet=off -parallel 4 -timeout 20m ./...; done
 
 # -short does the same with fewer rounds in the few tests that take minutes.
 test-full: setup ## run the tests with all their rounds

@@ -29,12 +29,11 @@ func TestDiagnoseBlackHole(t *testing.T) {
 	require.Contains(t, r.Summary, "The port is filtered")
 	require.Contains(t, fmt.Sprint(r.Remedies), "security group")
 	require.Contains(t, stepOf(t, r, "tcp [::1]:"+port).Seen, "no answer to the connection request within")
-	require.Less(t, r.Elapsed, 2*time.Second)
 
 	// Another address of the name makes up for it.
 	resolveBoth(t)
 	c.DialAddress = "both.example.com:" + port
-	r = diagnose(t, 3*time.Second, c)
+	r = diagnose(t, 10*time.Second, c)
 	requireVerdict(t, dsql.VerdictOK, r)
 	require.Equal(t, dsql.StepFailed, stepOf(t, r, "tcp [::1]:"+port).Result)
 	require.Contains(t, fmt.Sprint(r.Evidence), "the other addresses make up for it")

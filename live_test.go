@@ -126,8 +126,7 @@ func live(t *testing.T, c dsql.Config) {
 		_, err := dsql.Connect(ctx, other)
 		require.ErrorIs(t, err, dsql.ErrAccessDenied)
 		other = c
-		other.ServerName = "aaaaaaaaaaaaaaaaaaaaaaaaaa" + endpoint.ServerName[26:]
-		other.ClusterID = ""
+		other.Host, other.ServerName, other.ClusterID = "aaaaaaaaaaaaaaaaaaaaaaaaaa"+endpoint.ServerName[26:], "", ""
 		other.DialAddress = endpoint.DialAddress
 		_, err = dsql.Connect(ctx, other)
 		require.True(t, errors.Is(err, dsql.ErrInvalidSNI) || errors.Is(err, dsql.ErrAccessDenied), err)

@@ -361,8 +361,9 @@ func newToken(text string) (Token, error) {
 	query := u.Query()
 	signed, dateErr := time.Parse("20060102T150405Z", query.Get("X-Amz-Date"))
 	seconds, expiresErr := strconv.Atoi(query.Get("X-Amz-Expires"))
-	// Beyond SigV4's seven days, or outside the years that Unix nanoseconds reach, times would wrap around.
-	if dateErr != nil || expiresErr != nil || seconds <= 0 || seconds > int(maxTokenLifetime/time.Second) || signed.Year() < 1970 || signed.Year() > 2200 {
+	// Beyond SigV4's seven days, or outside the years that Unix nanoseconds reach, times would wrap
+	// around. A life of no second is that of credentials which ended while it was signed.
+	if dateErr != nil || expiresErr != nil || seconds < 0 || seconds > int(maxTokenLifetime/time.Second) || signed.Year() < 1970 || signed.Year() > 2200 {
 		return Token{}, fmt.Errorf("dsql: the signer returned a token without a date and a lifetime")
 	}
 	life := time.Duration(seconds) * time.Second

@@ -322,6 +322,24 @@ func TestTokenSigningIsBounded(t *testing.T) {
 	})
 }
 
+// Credentials may end while a token is signed with them, which leaves it no second.
+func TestTokenWithoutLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		signed := 0
+		token, err := signToken(t.Context(), &provider{}, 0, func(aws.Credentials) (string, error) {
+			signed++
+			lives := "0"
+			if signed > 1 {
+				lives = "900"
+			}
+			return public + "/?X-Amz-Date=" + time.Now().UTC().Format("20060102T150405Z") + "&X-Amz-Expires=" + lives, nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, 2, signed)
+		require.Equal(t, 15*time.Minute, time.Until(token.Expires()))
+	})
+}
+
 // FuzzNewToken: whatever the signer returns is a token whose ages follow each other, or an error that
 // shows nothing of it.
 func FuzzNewToken(f *testing.F) {
@@ -330,6 +348,7 @@ func FuzzNewToken(f *testing.F) {
 	f.Add(token.Reveal())
 	f.Add(public + "/?X-Amz-Date=20261122T120000Z&X-Amz-Expires=604800")
 	f.Add(public + "/?X-Amz-Date=20261122T120000Z&X-Amz-Expires=9223372037")
+	f.Add(public + "/?X-Amz-Date=20261122T120000Z&X-Amz-Expires=0")
 	f.Add(public + "/?X-Amz-Date=00000101T000000Z&X-Amz-Expires=1")
 	f.Add(public + "/?X-Amz-Date=99991231T235959Z&X-Amz-Expires=-1&%zz")
 	f.Fuzz(func(t *testing.T, text string) {
@@ -342,10 +361,10 @@ func FuzzNewToken(f *testing.F) {
 			return
 		}
 		require.Equal(t, text, token.Reveal())
-		require.Less(t, token.signed, token.expires)
+		require.LessOrEqual(t, token.signed, token.expires)
 		require.LessOrEqual(t, token.signed, token.aging)
 		require.LessOrEqual(t, token.aging, token.expires)
-		require.Less(t, token.dead, token.expires)
+		require.LessOrEqual(t, token.dead, token.expires)
 		require.LessOrEqual(t, token.signed, token.dead)
 		require.NotContains(t, token.String(), text)
 	})
