@@ -64,18 +64,18 @@ func TestSoak(t *testing.T) {
 	s.balance()
 	s.close()
 
-	if !eventually(func() bool { return runtime.NumGoroutine() <= goroutines }) {
+	if !eventually(10*time.Second, func() bool { return runtime.NumGoroutine() <= goroutines }) {
 		stacks := make([]byte, 1<<20)
 		t.Errorf("more than the %d goroutines of the start:\n%s", goroutines, stacks[:runtime.Stack(stacks, true)])
 	}
 	// What pgx, TLS and the SDK keep for good is less; a leak of 1 KiB a connection is more in ten minutes.
-	require.True(t, eventually(func() bool { return heap() < memory+4<<20 }), "%d bytes, %d at the start", heap(), memory)
+	require.True(t, eventually(10*time.Second, func() bool { return heap() < memory+4<<20 }), "%d bytes, %d at the start", heap(), memory)
 	t.Logf("heap: %d KiB before, %d KiB after", memory>>10, heap()>>10)
 }
 
 // eventually is require.Eventually without a goroutine of its own, which would be counted.
-func eventually(condition func() bool) bool {
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+func eventually(within time.Duration, condition func() bool) bool {
+	for end := time.Now().Add(within); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if condition() {
 			return true
 		}
@@ -424,7 +424,7 @@ func (s *soak) settle() {
 	s.server.SetCommitFaults(nil)
 	s.server.SetSessionLifetime(time.Hour)
 	var err error
-	require.True(s, eventually(func() bool {
+	require.True(s, eventually(2*time.Minute, func() bool { // refusals may be left over
 		ctx, cancel := context.WithTimeout(s.Context(), soakOpTime)
 		defer cancel()
 		err = errors.Join(s.pool.Ping(ctx), s.db.PingContext(ctx))
