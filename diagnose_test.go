@@ -197,7 +197,7 @@ func TestDiagnoseFaults(t *testing.T) {
 			s.SetFaults(dsqltest.Always(test.fault))
 			c := temporary(s)
 			c.SSLNegotiation = test.negotiation
-			r := diagnose(t, 3*time.Second, c)
+			r := diagnose(t, 6*time.Second, c)
 			requireVerdict(t, test.want, r)
 			if test.want == dsql.VerdictInspectionSSLRequest {
 				require.Contains(t, fmt.Sprint(r.Remedies), `SSLNegotiation: "direct"`)
@@ -957,7 +957,8 @@ func nameServer(t *testing.T, answer func(kind uint16) (rcode byte, addresses []
 	}()
 	usual := net.DefaultResolver
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "udp", names.LocalAddr().String())
+		// Its own Resolver, since it would read net.DefaultResolver, maybe after the test.
+		return (&net.Dialer{Resolver: usual}).DialContext(ctx, "udp", names.LocalAddr().String())
 	}}
 	t.Cleanup(func() {
 		net.DefaultResolver = usual
