@@ -97,7 +97,7 @@ func resolveBoth(t *testing.T) {
 	}()
 	usual := net.DefaultResolver
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "udp", names.LocalAddr().String())
+		return (&net.Dialer{Resolver: usual}).DialContext(ctx, "udp", names.LocalAddr().String())
 	}}
 	t.Cleanup(func() {
 		net.DefaultResolver = usual
