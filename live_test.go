@@ -3,6 +3,7 @@ package dsql_test
 import (
 	"context"
 	"crypto/tls"
+	"database/sql"
 	"errors"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -28,7 +30,7 @@ import (
 //
 //	DSQL_LIVE=1 DSQL_URL=dsql://admin@<id>.dsql.<region>.on.aws go test -run '^TestLive$' -v .
 //
-// It opens some twenty connections and makes one table, which it drops. The AWS environment has to be in variables
+// It opens some forty connections and makes one table, which it drops. The AWS environment has to be in variables
 // (aws configure export-credentials --format env): the tests of this package look at no files.
 func TestLive(t *testing.T) {
 	if os.Getenv("DSQL_LIVE") == "" {
@@ -72,7 +74,12 @@ func live(t *testing.T, c dsql.Config) {
 		require.NoError(t, err)
 	}
 	exec("create table %s (id int primary key, n int not null)")
-	defer exec("drop table %s")
+	defer func() { // also when the time is up
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		_, err := dsql.Exec(ctx, pool, "drop table "+table, nil)
+		require.NoError(t, err)
+	}()
 	refused := func(t *testing.T, code string, err error) {
 		t.Helper()
 		var pgErr *pgconn.PgError
@@ -103,10 +110,10 @@ func live(t *testing.T, c dsql.Config) {
 		if testing.Short() {
 			t.Skip("it waits for a token to end")
 		}
-		var signed int
+		var signed atomic.Int32 // OnToken may be called on any goroutine
 		c := c
 		c.TokenLifetime = 5 * time.Second
-		c.OnToken = func(dsql.TokenEvent) { signed++ }
+		c.OnToken = func(dsql.TokenEvent) { signed.Add(1) }
 		conn, err := c.ConnConfig(ctx)
 		require.NoError(t, err)
 		began := time.Now()
@@ -116,8 +123,8 @@ func live(t *testing.T, c dsql.Config) {
 			require.NoError(t, one.Close(ctx))
 			time.Sleep(time.Second) // the cluster's clock is not ours to turn
 		}
-		require.Greater(t, signed, 1)
-		require.Less(t, signed, 7)
+		require.Greater(t, signed.Load(), int32(1))
+		require.Less(t, signed.Load(), int32(7))
 	})
 
 	t.Run("refusals", func(t *testing.T) {
@@ -130,7 +137,13 @@ func live(t *testing.T, c dsql.Config) {
 		other.DialAddress = endpoint.DialAddress
 		_, err = dsql.Connect(ctx, other)
 		require.True(t, errors.Is(err, dsql.ErrInvalidSNI) || errors.Is(err, dsql.ErrAccessDenied), err)
-		require.Equal(t, dsql.VerdictConfig, dsql.Diagnose(ctx, dsql.Config{Host: c.Host, DialAddress: c.DialAddress, RootCAs: c.RootCAs, User: c.User, Database: "another"}).Verdict)
+		other = c
+		other.Database = "another"
+		_, err = dsql.Connect(ctx, other)
+		require.Error(t, err)
+		r := dsql.Diagnose(ctx, other)
+		require.Equal(t, dsql.VerdictConfig, r.Verdict, r)
+		require.Contains(t, r.String(), `Database is "another"`)
 	})
 
 	t.Run("transactions", func(t *testing.T) {
@@ -168,10 +181,14 @@ func live(t *testing.T, c dsql.Config) {
 		db, err := dsql.OpenDB(ctx, c)
 		require.NoError(t, err)
 		defer db.Close()
-		_, err = db.ExecContext(ctx, "update "+table+" set n = 0")
-		if !dsql.IsConflict(err) {
-			require.NoError(t, err)
-		}
+		require.NoError(t, dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "update "+table+" set n = n * $1 where id = 1", 2)
+			return err
+		}))
+		require.NoError(t, dsql.Retry(ctx, func(ctx context.Context) error {
+			return db.QueryRowContext(ctx, "select n from "+table+" where id = 1").Scan(&n)
+		}, dsql.Idempotent()))
+		require.Equal(t, 24, n)
 	})
 
 	t.Run("schema change", func(t *testing.T) {
@@ -185,7 +202,17 @@ func live(t *testing.T, c dsql.Config) {
 		}
 		require.NoError(t, dsql.Retry(ctx, read))
 		exec("alter table %s add column added int")
-		require.NoError(t, dsql.Retry(ctx, read))
+		var met []string
+		require.NoError(t, dsql.Retry(ctx, read, dsql.OnAttempt(func(e dsql.AttemptEvent) {
+			if e.Again {
+				met = append(met, e.Conflict)
+			}
+		})))
+		// That a read meets OC001 is on record; that it must, is not.
+		for _, conflict := range met {
+			require.Equal(t, "OC001", conflict)
+		}
+		t.Logf("the first read after the change met %q", met)
 	})
 
 	t.Run("what DSQL lacks", func(t *testing.T) {
@@ -193,6 +220,8 @@ func live(t *testing.T, c dsql.Config) {
 		require.NoError(t, err)
 		defer conn.Close(ctx)
 		_, err = conn.Exec(ctx, "begin isolation level serializable")
+		refused(t, "0A000", err)
+		_, err = conn.Exec(ctx, "set default_transaction_isolation = 'serializable'")
 		refused(t, "0A000", err)
 		tx, err := conn.Begin(ctx)
 		require.NoError(t, err)

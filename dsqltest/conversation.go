@@ -99,6 +99,9 @@ func (a answers) run() error { return a.relay.run(a.handle) }
 func (a answers) handle(kind byte, size int) error {
 	switch kind {
 	case 'C', 'E', 'Z':
+		if kind == 'Z' && size != headerSize+1 {
+			return errMessageLength
+		}
 		message, err := a.read(size)
 		if err != nil {
 			return err

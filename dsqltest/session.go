@@ -226,6 +226,8 @@ type relay struct {
 	limit uint32 // bytes, as the length in a header counts
 }
 
+var errMessageLength = errors.New("invalid message length")
+
 // run calls handle for every message, unread, with its size on the wire, until
 // handle fails, either side ends, or there comes a message that is not one.
 func (r *relay) run(handle func(kind byte, size int) error) error {
@@ -248,7 +250,7 @@ func (r *relay) next() (kind byte, size int, err error) {
 	}
 	length := binary.BigEndian.Uint32(header[1:])
 	if length < headerSize-1 || length > r.limit {
-		return 0, 0, errors.New("invalid message length")
+		return 0, 0, errMessageLength
 	}
 	return header[0], 1 + int(length), nil
 }
