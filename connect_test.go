@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -278,6 +279,45 @@ func TestConnectVerifies(t *testing.T) {
 				require.Empty(t, attempts()[0].TokenID)
 			})
 		}
+	}
+}
+
+// A server that ends the handshake with an alert, or whose answer TLS cannot accept, will do so again.
+func TestConnectAlert(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*tls.Config)
+		says   string
+	}{
+		"old version":    {func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }, "protocol version not supported"},
+		"wrong protocol": {func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }, "no application protocol"},
+		"client's certificate, TLS 1.2": {func(c *tls.Config) {
+			c.MaxVersion, c.ClientAuth = tls.VersionTLS12, tls.RequireAnyClientCert
+		}, "handshake failure"},
+		"client's certificate, TLS 1.3": {func(c *tls.Config) { c.ClientAuth = tls.RequireAnyClientCert }, "certificate required"},
+		"any": {func(c *tls.Config) {
+			c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return nil, errors.New("closed") }
+		}, "internal error"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := server.Config()
+			certificate, roots := issue(t, "Ended", server.Endpoint())
+			serverConfig := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"postgresql"}}
+			c.change(serverConfig)
+			var accepted atomic.Int64
+			config.RootCAs = roots
+			config.DialAddress = listen(t, func(conn *net.TCPConn) {
+				accepted.Add(1)
+				if server := tls.Server(conn, serverConfig); server.Handshake() == nil {
+					_, _ = io.Copy(io.Discard, server)
+				}
+			})
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			_, err := dsql.Connect(ctx, config)
+			require.ErrorContains(t, err, c.says)
+			require.NoError(t, ctx.Err())
+			require.Equal(t, int64(1), accepted.Load())
+		})
 	}
 }
 

@@ -842,6 +842,15 @@ func (p *proxy) heard() string {
 }
 
 func newProxy(t *testing.T, authority string, names ...string) *proxy {
+	certificate, roots := issue(t, authority, names...)
+	config := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"postgresql"}}
+	p := &proxy{roots: roots}
+	p.address = listen(t, func(conn *net.TCPConn) { p.serve(conn, config) })
+	return p
+}
+
+// issue makes a certificate for names, and those who trust its authority.
+func issue(t *testing.T, authority string, names ...string) (tls.Certificate, *x509.CertPool) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	require.NoError(t, err)
 	make := func(template, parent *x509.Certificate) *x509.Certificate {
@@ -855,11 +864,9 @@ func newProxy(t *testing.T, authority string, names ...string) *proxy {
 	root := &x509.Certificate{Subject: pkix.Name{CommonName: authority, Organization: []string{authority}}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
 	root = make(root, root)
 	leaf := make(&x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names}, root)
-	p := &proxy{roots: x509.NewCertPool()}
-	p.roots.AddCert(root)
-	config := &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: key}}, NextProtos: []string{"postgresql"}}
-	p.address = listen(t, func(conn *net.TCPConn) { p.serve(conn, config) })
-	return p
+	roots := x509.NewCertPool()
+	roots.AddCert(root)
+	return tls.Certificate{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: key}, roots
 }
 
 func (p *proxy) serve(raw *net.TCPConn, config *tls.Config) {

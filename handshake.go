@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -13,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -410,13 +410,10 @@ func (c *sessionConn) Read(b []byte) (int, error) {
 // gone the next time.
 func passes(phase phase, err error) bool {
 	var (
-		dns         *net.DNSError
-		address     *net.AddrError
-		parse       *net.ParseError
-		certificate *tls.CertificateVerificationError
-		alert       tls.AlertError
-		record      tls.RecordHeaderError
-		unknown     x509.UnknownAuthorityError
+		dns     *net.DNSError
+		address *net.AddrError
+		parse   *net.ParseError
+		op      *net.OpError
 	)
 	switch {
 	case phase == phaseToken:
@@ -425,8 +422,10 @@ func passes(phase phase, err error) bool {
 		return !dns.IsNotFound
 	case errors.As(err, &address), errors.As(err, &parse):
 		return false
-	case errors.As(err, &certificate), errors.As(err, &alert), errors.As(err, &record), errors.As(err, &unknown):
-		return false
+	case phase == phaseTLS && strings.HasPrefix(err.Error(), "tls: "):
+		return false // what crypto/tls says of the server, most of it without a type: certificate, version, not TLS at all
+	case errors.As(err, &op) && op.Op == "remote error":
+		return false // an alert, which TLS 1.3 may send as late as in the login
 	case errors.Is(err, errPaced), errors.Is(err, errNoTLS), errors.Is(err, errProtocol), errors.Is(err, ErrConfig):
 		return false
 	}

@@ -2,7 +2,6 @@ package dsql_test
 
 import (
 	"context"
-	"crypto/tls"
 	"database/sql"
 	"errors"
 	"flag"
@@ -397,7 +396,6 @@ func (s *soak) classify(operation string, err error) string {
 		}
 	}
 	var pgErr *pgconn.PgError
-	var record tls.RecordHeaderError
 	switch {
 	case dsql.IsConflict(err):
 		return "conflict"
@@ -408,7 +406,7 @@ func (s *soak) classify(operation string, err error) string {
 		}
 	case errors.Is(err, context.DeadlineExceeded):
 		return "deadline"
-	case errors.As(err, &record), strings.Contains(err.Error(), "unexpected answer"), strings.Contains(err.Error(), "refused TLS"):
+	case strings.Contains(err.Error(), "tls: "), strings.Contains(err.Error(), "unexpected answer"), strings.Contains(err.Error(), "refused TLS"):
 		return "not a DSQL server"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, pgconn.ErrConnClosed):
 		return "connection lost"
