@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -707,9 +708,12 @@ func (h *hider) token(t *Token) {
 	}
 }
 
+// Compiled at the first need, since every start of a program would pay for them.
 var (
-	signedParameter = regexp.MustCompile(`X-Amz-(Signature|Security-Token|Credential)=[^&\s"']*`)
-	accessKeyID     = regexp.MustCompile(`\b(AKIA|ASIA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`)
+	signedParameter = sync.OnceValue(func() *regexp.Regexp {
+		return regexp.MustCompile(`X-Amz-(Signature|Security-Token|Credential)=[^&\s"']*`)
+	})
+	accessKeyID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\b(AKIA|ASIA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`) })
 )
 
 // from returns text without secrets, as one line of printable characters, which a terminal shows
@@ -717,8 +721,8 @@ var (
 func (h *hider) from(text string) string {
 	const longest = 1000 // runes; a server may send 16 KiB
 	text = strings.NewReplacer(h.pairs...).Replace(text)
-	text = signedParameter.ReplaceAllString(text, "X-Amz-$1=[hidden]")
-	text = accessKeyID.ReplaceAllString(text, "…$2")
+	text = signedParameter().ReplaceAllString(text, "X-Amz-$1=[hidden]")
+	text = accessKeyID().ReplaceAllString(text, "…$2")
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r

@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,7 +59,7 @@ func ParseConfig(connString string) (Config, error) {
 		if s.value != "" && parameters[strings.ToLower(s.name)].refused == tokenIsPassword {
 			return Config{}, configError(s.name, tokenIsPassword)
 		}
-		if embeddedPassword.MatchString(s.value) {
+		if holdsPassword(s.value) {
 			return Config{}, configError("password", tokenIsPassword)
 		}
 	}
@@ -112,9 +111,18 @@ func ParseConfig(connString string) (Config, error) {
 	return c, nil
 }
 
-// embeddedPassword finds a password inside another value: "Host=h;Password=x" is
+// holdsPassword finds a password inside another value: "Host=h;Password=x" is
 // one host by libpq's rules, and libpq expands "dbname='host=h password=x'".
-var embeddedPassword = regexp.MustCompile(`(?i)(password|passwd|pwd)[ \t]*=`)
+func holdsPassword(value string) bool {
+	names := strings.Split(strings.ToLower(value), "=")
+	for _, name := range names[:len(names)-1] {
+		name = strings.TrimRight(name, " \t")
+		if strings.HasSuffix(name, "password") || strings.HasSuffix(name, "passwd") || strings.HasSuffix(name, "pwd") {
+			return true
+		}
+	}
+	return false
+}
 
 // parameter is what becomes of a parameter: one of its fields is set.
 type parameter struct {
@@ -325,7 +333,7 @@ func setTokenLifetime(c *Config, name, value string) error {
 }
 
 func setTokenSeconds(c *Config, name, value string) error {
-	if !digits(value) {
+	if !only(value, digits) {
 		return configError(name, "%s is not a whole number of seconds; write it like 900, or use token_lifetime", shown(value))
 	}
 	return setTokenLifetime(c, name, value)
@@ -388,7 +396,7 @@ func refuseOptions(_ *Config, name, value string) error {
 // unknownParameter names the parameter unless it cannot be a name: then it may
 // hold a password that a missing quote or escape has left there.
 func unknownParameter(name string) error {
-	if !namePattern.MatchString(name) {
+	if len(name) > 63 || !only(name, letters+capitals+digits+"_.-") || !only(name[:1], letters+capitals+"_") {
 		return configError("connection string", "has a parameter that cannot be one, for its name has other characters than letters, digits, '_', '-' and '.'; check quotes and escapes, and remove any password")
 	}
 	hint := ""
@@ -397,8 +405,6 @@ func unknownParameter(name string) error {
 	}
 	return configError(name, "is not a parameter known here; %sset it in Config.Params if the server knows it, or remove it", hint)
 }
-
-var namePattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.-]{0,62}$`)
 
 // closest returns the accepted parameter that name was probably meant to be, or "".
 func closest(name string) string {
@@ -452,14 +458,10 @@ func shown(value string) string {
 
 // parseDuration reads whole seconds or a Go duration.
 func parseDuration(value string) (time.Duration, error) {
-	if digits(value) {
+	if only(value, digits) {
 		value += "s"
 	}
 	return time.ParseDuration(value)
-}
-
-func digits(s string) bool {
-	return strings.Trim(s, "0123456789") == ""
 }
 
 // setting is one parameter of a connection string, in the order it was written.

@@ -3,7 +3,6 @@ package dsql
 import (
 	"net"
 	"net/netip"
-	"regexp"
 	"strconv"
 	"strings"
 )
@@ -26,13 +25,6 @@ type Endpoint struct {
 	// ClusterID is the cluster's 26-character ID.
 	ClusterID string
 }
-
-var (
-	clusterIDPattern = regexp.MustCompile(`^[a-z0-9]{26}$`)
-	regionPattern    = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$`)
-	vpcePattern      = regexp.MustCompile(`^vpce-[a-z0-9]+-[a-z0-9]+(-[a-z0-9-]*[a-z0-9])?$`)
-	labelPattern     = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
-)
 
 // hostName is what a host name says by itself; what it does not say is empty.
 type hostName struct {
@@ -71,11 +63,11 @@ func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, erro
 		}
 	}
 	clusterID := strings.ToLower(strings.TrimSpace(c.ClusterID))
-	if clusterID != "" && !clusterIDPattern.MatchString(clusterID) {
+	if clusterID != "" && !isClusterID(clusterID) {
 		return Endpoint{}, configError("ClusterID", "%q is not a cluster ID; it is the 26 letters and digits that the cluster's endpoint begins with", c.ClusterID)
 	}
 	region := strings.ToLower(strings.TrimSpace(c.Region))
-	if region != "" && !regionPattern.MatchString(region) {
+	if region != "" && !isRegion(region) {
 		return Endpoint{}, configError("Region", "%q is not an AWS region; write it like us-east-1", c.Region)
 	}
 
@@ -102,7 +94,7 @@ func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, erro
 		if region == "" {
 			return Endpoint{}, configError("Region", "is empty, and neither Host %q nor the AWS environment or profile says one; set Region, AWS_REGION, or Host to the full endpoint (<id>.dsql.<region>.on.aws)", host)
 		}
-		if !regionPattern.MatchString(region) {
+		if !isRegion(region) {
 			return Endpoint{}, configError("Region", "the AWS environment or profile says %q, which is not a region; set Region", region)
 		}
 	}
@@ -155,15 +147,15 @@ func agree(field, what, fromField, fromHost, fromServerName string) (string, err
 // or of an IP address. A name that can only be meant as DSQL's, but is none,
 // is an error.
 func readName(field, host string) (hostName, error) {
-	if clusterIDPattern.MatchString(host) {
+	if isClusterID(host) {
 		return hostName{clusterID: host}, nil
 	}
 	if rest, ok := strings.CutSuffix(host, ".on.aws"); ok {
 		labels := strings.Split(rest, ".")
-		if len(labels) != 3 || !isService(labels[1]) || !regionPattern.MatchString(labels[2]) {
+		if len(labels) != 3 || !isService(labels[1]) || !isRegion(labels[2]) {
 			return hostName{}, configError(field, "%q is not a DSQL endpoint; those are <id>.dsql.<region>.on.aws and, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", host)
 		}
-		if !clusterIDPattern.MatchString(labels[0]) {
+		if !isClusterID(labels[0]) {
 			return hostName{}, configError(field, "%q begins with %q, which is not a cluster ID of 26 letters and digits; copy the endpoint from the console or `aws dsql get-cluster`", host, labels[0])
 		}
 		return hostName{clusterID: labels[0], service: labels[1], region: labels[2]}, nil
@@ -174,12 +166,49 @@ func readName(field, host string) (hostName, error) {
 	}
 	if ok {
 		labels := strings.Split(rest, ".")
-		if len(labels) != 3 || !vpcePattern.MatchString(labels[0]) || !isService(labels[1]) || labels[1] == "dsql" || !regionPattern.MatchString(labels[2]) {
+		if len(labels) != 3 || !isVPCEndpoint(labels[0]) || !isService(labels[1]) || labels[1] == "dsql" || !isRegion(labels[2]) {
 			return hostName{}, configError(field, "%q is not a VPC endpoint for DSQL connections; those are vpce-<id>-<id>.dsql-<suffix>.<region>.vpce.amazonaws.com", host)
 		}
 		return hostName{service: labels[1], region: labels[2]}, nil
 	}
 	return hostName{}, nil
+}
+
+// What names are made of is told without regular expressions: compiling those was nine
+// tenths of what importing this package costs the start of a program.
+const (
+	letters  = "abcdefghijklmnopqrstuvwxyz"
+	capitals = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	digits   = "0123456789"
+)
+
+// only tells whether s consists of these characters, and is not empty.
+func only(s, characters string) bool { return s != "" && strings.Trim(s, characters) == "" }
+
+func isClusterID(s string) bool { return len(s) == 26 && only(s, letters+digits) }
+
+// isRegion tells "us-east-1" and "us-gov-west-1".
+func isRegion(s string) bool {
+	parts := strings.Split(s, "-")
+	last := len(parts) - 1
+	for _, part := range parts[:last] {
+		if !only(part, letters) {
+			return false
+		}
+	}
+	return last >= 2 && len(parts[0]) >= 2 && only(parts[last], digits) && len(parts[last]) <= 2
+}
+
+// isVPCEndpoint tells "vpce-<id>-<id>", with or without an availability zone behind it.
+func isVPCEndpoint(label string) bool {
+	ids, ok := strings.CutPrefix(label, "vpce-")
+	first, second, more := strings.Cut(ids, "-")
+	return ok && more && only(first, letters+digits) && isLabel(second) && !strings.Contains(second, "_")
+}
+
+// isLabel tells a part of a host name (RFC 1123, 2.1, and the underscore that DNS takes as well).
+func isLabel(s string) bool {
+	return len(s) <= 63 && only(s, letters+digits+"_-") && s[0] != '-' && s[len(s)-1] != '-'
 }
 
 // isService tells "dsql" and "dsql-<suffix>".
@@ -203,7 +232,7 @@ func readServerName(s string) (string, hostName, error) {
 		return "", hostName{}, configError("ServerName", "%q ends in a port; set Port or DialAddress, and leave the name alone here", s)
 	}
 	first, rest, _ := strings.Cut(name, ".")
-	if !clusterIDPattern.MatchString(first) || rest == "" {
+	if !isClusterID(first) || rest == "" {
 		return "", hostName{}, configError("ServerName", "%q does not begin with a cluster ID, so the server could not tell which cluster is meant; it is <id>.dsql.<region>.on.aws or, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", name)
 	}
 	named, err := readName("ServerName", name)
@@ -265,13 +294,13 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 	}
 	labels := strings.Split(host, ".")
 	for _, label := range labels {
-		if !labelPattern.MatchString(label) {
+		if !isLabel(label) {
 			return "", 0, configError(field, "%q is neither a host name nor an IP address", s)
 		}
 	}
 	// RFC 1123, 2.1: the highest label is alphabetic, which is how a mistyped
 	// IPv4 address shows.
-	if strings.Trim(labels[len(labels)-1], "0123456789") == "" {
+	if only(labels[len(labels)-1], digits) {
 		return "", 0, configError(field, "%q looks like an IPv4 address, but is none", s)
 	}
 	return host, port, nil

@@ -7,6 +7,7 @@ import (
 	"net"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -203,7 +204,7 @@ func classify(pgErr *pgconn.PgError) (advice string, kind error) {
 // time is the server's (it reads like "… is now earlier than 20261122T204500Z"); the
 // wording is not recorded in full, so nothing depends on it.
 func skew(hint string, now time.Time) string {
-	times := hintTime.FindAllString(hint, -1)
+	times := hintTime().FindAllString(hint, -1)
 	if len(times) == 0 {
 		return ""
 	}
@@ -220,4 +221,5 @@ func skew(hint string, now time.Time) string {
 	return ""
 }
 
-var hintTime = regexp.MustCompile(`[0-9]{8}t[0-9]{6}z`)
+// Compiled at the first need, since every start of a program would pay for it.
+var hintTime = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[0-9]{8}t[0-9]{6}z`) })

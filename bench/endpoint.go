@@ -59,7 +59,7 @@ func (e *endpoint) environment() []string {
 		"DSQL_URL=dsql://"+e.Endpoint()+"?"+url.Values{"dial_address": {e.Addr()}, "sslrootcert": {e.caFile}}.Encode(),
 		"DSQL_HOST="+e.Endpoint(), "DSQL_ADDRESS="+e.Addr(), "DSQL_CA_FILE="+e.caFile,
 		"AWS_REGION="+e.Region(), "AWS_ACCESS_KEY_ID="+credentials.AccessKeyID, "AWS_SECRET_ACCESS_KEY="+credentials.SecretAccessKey,
-		"AWS_SESSION_TOKEN="+credentials.SessionToken, "AWS_EC2_METADATA_DISABLED=true",
+		"AWS_SESSION_TOKEN="+credentials.SessionToken, "AWS_EC2_METADATA_DISABLED=true", "AWS_CA_BUNDLE=",
 		"AWS_CONFIG_FILE="+os.DevNull, "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull)
 }
 
