@@ -68,13 +68,14 @@ bench: setup ## measure what is claimed, side by side; bench.json is for machine
 soak: setup ## read and write under every fault for DURATION (10m), from SEED (a new one)
 	$(GO) test $(RACE) -run '^TestSoak$$' -v -timeout 0 . -soak.duration $(DURATION) -soak.seed $(SEED)
 
-fuzz: ## run every fuzz target for FUZZTIME (30s)
-	@set -e; for pkg in $$($(GO) list ./...); do \
-		targets=$$($(GO) test -list '^Fuzz' $$pkg); \
+fuzz: ## run every fuzz target for FUZZTIME (30s), and name those that failed
+	@failed=; for pkg in $$($(GO) list ./...); do \
+		targets=$$($(GO) test -list '^Fuzz' $$pkg) || exit 1; \
 		for f in $$(printf '%s\n' "$$targets" | sed -n '/^Fuzz/p'); do \
 			echo "$$pkg $$f"; \
-			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \
-		done; done
+			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg || failed="$$failed $$f"; \
+		done; done; \
+	[ -z "$$failed" ] || { echo "failed:$$failed" >&2; exit 1; }
 
 clean: ## remove what the targets built
 	rm -rf bin bench.json

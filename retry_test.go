@@ -439,22 +439,29 @@ func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
-		t.Run(name, func(t *testing.T) {
-			before := b.one(t, "select balance from accounts")
-			runs := 0
-			require.NoError(t, run(t.Context(), func(exec execer) error {
-				runs++
-				if err := exec("update accounts set balance = balance + 1"); err != nil {
+		for _, hidden := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, hidden by fn: %t", name, hidden), func(t *testing.T) {
+				before := b.one(t, "select balance from accounts")
+				runs := 0
+				require.NoError(t, run(t.Context(), func(exec execer) error {
+					runs++
+					if err := exec("update accounts set balance = balance + 1"); err != nil {
+						return err
+					}
+					if runs > 1 {
+						return nil
+					}
+					err := exec("select pg_terminate_backend(pg_backend_pid())")
+					require.Error(t, err)
+					if hidden {
+						return nil
+					}
 					return err
-				}
-				if runs == 1 {
-					return exec("select pg_terminate_backend(pg_backend_pid())")
-				}
-				return nil
-			}))
-			require.Equal(t, 2, runs)
-			require.Equal(t, before+1, b.one(t, "select balance from accounts"))
-		})
+				}))
+				require.Equal(t, 2, runs)
+				require.Equal(t, before+1, b.one(t, "select balance from accounts"))
+			})
+		}
 	}
 	t.Run("a single connection", func(t *testing.T) {
 		conn, err := dsql.Connect(t.Context(), b.server.Config())
