@@ -415,21 +415,23 @@ func (s *soak) classify(operation string, err error) string {
 	return "unclassified"
 }
 
-// settle ends the faults, and waits until both pools work as on any day.
+// settle ends the faults, and waits until both pools work as on any day: with new connections, so that
+// no refusal is left over, and credentials that came after the last ones which are refused.
 func (s *soak) settle() {
 	s.calm.Store(true)
+	spoiled := s.credentials.Load()
 	s.server.SetFaults(nil)
 	s.server.SetCommitFaults(nil)
 	s.server.SetSessionLifetime(time.Hour)
+	s.db.SetMaxIdleConns(0)
 	var err error
-	require.True(s, eventually(2*time.Minute, func() bool { // refusals may be left over
+	require.True(s, eventually(2*time.Minute, func() bool {
+		s.pool.Reset()
 		ctx, cancel := context.WithTimeout(s.Context(), soakOpTime)
 		defer cancel()
 		err = errors.Join(s.pool.Ping(ctx), s.db.PingContext(ctx))
-		return err == nil
+		return err == nil && s.credentials.Load() > spoiled
 	}), "%v", err)
-	s.pool.Reset() // connections whose fault has yet to strike
-	s.db.SetMaxIdleConns(0)
 }
 
 // report says what struck, and how the operations ended.

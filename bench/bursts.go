@@ -19,7 +19,7 @@ const (
 
 // bursts opens 600 connections at once against a quota, as the first requests of a service do. The
 // quota alone makes it take 4 s.
-func bursts(ctx context.Context, t *table) error {
+func bursts(ctx context.Context, _ *endpoint, t *table) error {
 	quota := variant{"what the quota takes", func() (float64, error) {
 		return float64(burstConns-burstFirst) / burstRate, nil
 	}}
@@ -53,7 +53,8 @@ func bursts(ctx context.Context, t *table) error {
 	return t.compare(ctx, "burst of 600 connections", "s", 2, quota, pool, db)
 }
 
-// burst returns how long it takes until all connections are held at the same time.
+// burst returns how long it takes until all connections are held at the same time. Each has a
+// cluster of its own, since the limiter of this process remembers what it did on one.
 func burst(ctx context.Context, open func(*endpoint) (acquire func(context.Context, func()) error, done func(), err error)) (float64, error) {
 	e, err := start(ctx, dsqltest.WithConnectQuota(burstRate, burstFirst))
 	if err != nil {

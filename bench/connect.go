@@ -12,12 +12,7 @@ import (
 )
 
 // connects measures from nothing to ready, over several round-trip times.
-func connects(ctx context.Context, t *table) error {
-	e, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+func connects(ctx context.Context, e *endpoint, t *table) error {
 	for _, rtt := range []time.Duration{0, 5 * time.Millisecond, 20 * time.Millisecond, 80 * time.Millisecond} {
 		e.SetRoundTripTime(rtt)
 		var variants []variant

@@ -14,22 +14,22 @@ import (
 	"github.com/dsqlgo/dsql"
 )
 
-// The connections are spread over two endpoints, since a local one takes no thousand.
+// The connections are spread over two endpoints, since a local one takes not quite a thousand.
 const (
 	idleConns     = 1000
 	idleEndpoints = 2
 )
 
 // idleConnections measures, in a process of its own, what 1,000 idle connections hold.
-func idleConnections(ctx context.Context, t *table) error {
+func idleConnections(ctx context.Context, e *endpoint, t *table) error {
+	second, err := start(ctx)
+	if err != nil {
+		return err
+	}
+	defer second.close()
 	urls := make([]string, idleEndpoints)
 	var environment []string
-	for i := range urls {
-		e, err := start(ctx)
-		if err != nil {
-			return err
-		}
-		defer e.close()
+	for i, e := range []*endpoint{e, second} {
 		e.AllowKey("AKIDIDLE", "idle", "") // one environment for both
 		environment = e.environment()
 		urls[i] = "dsql://" + e.Endpoint() + "?dial_address=" + e.Addr() + "&sslrootcert=" + e.caFile

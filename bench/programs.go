@@ -22,12 +22,7 @@ func build(ctx context.Context, dir, program string) (string, error) {
 }
 
 // coldStarts measures from the start of a program to its first row.
-func coldStarts(ctx context.Context, t *table) error {
-	e, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+func coldStarts(ctx context.Context, e *endpoint, t *table) error {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err
@@ -72,7 +67,7 @@ func firstLine(ctx context.Context, binary string, environment []string) (float6
 }
 
 // sizes measures what importing the package costs a program that did with pgx before.
-func sizes(ctx context.Context, t *table) error {
+func sizes(ctx context.Context, _ *endpoint, t *table) error {
 	dir, err := os.MkdirTemp("", "bench")
 	if err != nil {
 		return err

@@ -20,12 +20,7 @@ const (
 )
 
 // queries measures a steady state: what a query costs on connections that are open.
-func queries(ctx context.Context, t *table) error {
-	e, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+func queries(ctx context.Context, e *endpoint, t *table) error {
 	for _, goroutines := range []int{1, 8, 64} {
 		if err := queriesBy(ctx, t, e, goroutines); err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 )
 
 // tokens compares signing for each connection, as AWS's own helper does it, with the cache.
-func tokens(ctx context.Context, t *table) error {
+func tokens(ctx context.Context, _ *endpoint, t *table) error {
 	const host, region = "vftmkydwxvxys6asbsc6ih2the.dsql.us-east-1.on.aws", "us-east-1"
 	static := aws.NewCredentialsCache(credentials.NewStaticCredentialsProvider("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", ""))
 	source, err := dsql.NewTokenSource(ctx, dsql.Config{Host: host, Credentials: static})

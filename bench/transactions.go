@@ -20,12 +20,7 @@ const (
 )
 
 // transactions compares RunTx with the loop that people write, with and without contention.
-func transactions(ctx context.Context, t *table) error {
-	e, err := start(ctx)
-	if err != nil {
-		return err
-	}
-	defer e.close()
+func transactions(ctx context.Context, e *endpoint, t *table) error {
 	for _, c := range []struct {
 		group   string
 		workers int

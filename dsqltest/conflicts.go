@@ -22,8 +22,9 @@ func failure(code, message string) *pgproto3.ErrorResponse {
 	return &pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: code, Message: message}
 }
 
-// asConflict returns the conflict that PostgreSQL's error is at DSQL, or nil.
-func asConflict(e *pgproto3.ErrorResponse) *pgproto3.ErrorResponse {
+// asConflict returns the conflict that PostgreSQL's error is at DSQL, or nil. cancelled: the client
+// has asked for a statement of the session to be cancelled.
+func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorResponse {
 	switch e.Code {
 	case "40001", "40P01":
 		return errConflict
@@ -34,6 +35,12 @@ func asConflict(e *pgproto3.ErrorResponse) *pgproto3.ErrorResponse {
 			return errConflict
 		}
 		return errSchemaConflict
+	case "57014":
+		// PostgreSQL cancels itself by a signal when lock_timeout is over, and forgets why
+		// if the statement has begun to wait for another lock when it sees that.
+		if !cancelled && strings.Contains(e.Where, "tuple") {
+			return errConflict
+		}
 	case "XX000":
 		// Two that change one row of the catalog.
 		if strings.HasPrefix(e.Message, "tuple concurrently ") {

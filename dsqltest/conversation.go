@@ -219,7 +219,7 @@ func (c *conversation) fail(message []byte) []byte {
 	if c.edit.instead != nil {
 		return mustEncode(c.edit.instead)
 	}
-	if conflict := asConflict(&e); conflict != nil {
+	if conflict := asConflict(&e, c.session.wasCancelled()); conflict != nil {
 		c.server.count(func(counts *TransactionCounts) {
 			if conflict == errConflict {
 				counts.Conflicts++

@@ -42,8 +42,9 @@ type session struct {
 	internal  bool   // the server's own: no faults, and not counted
 	namespace string // the schema of Server.Schema that it works in, or ""
 
-	// Both are guarded by server.mu.
+	// Guarded by server.mu.
 	backendKey []byte // process ID and secret of PostgreSQL's backend, once there is one
+	cancelled  bool   // a client asked for that
 	schema     int    // version of namespace that the session has seen
 }
 
@@ -306,7 +307,7 @@ func (r *relay) peek(n int) ([]byte, error) {
 // cancel carries a CancelRequest to the backend of the session it names.
 func (c *client) cancel(body []byte) error {
 	c.record(func(a *Attempt) { a.Cancel = true })
-	key := c.server.backendKey(body)
+	key := c.server.toCancel(body)
 	if key == nil {
 		return errors.New("cancel request: no session has this key, or none that runs a query")
 	}
@@ -334,9 +335,9 @@ func (c *client) cancel(body []byte) error {
 	return errCancel
 }
 
-// backendKey returns what PostgreSQL knows the session by whose process ID and
-// secret are in body, or nil.
-func (s *Server) backendKey(body []byte) []byte {
+// toCancel returns what PostgreSQL knows the session by whose process ID and
+// secret are in body, or nil, and marks it.
+func (s *Server) toCancel(body []byte) []byte {
 	if len(body) != 8 {
 		return nil
 	}
@@ -346,5 +347,12 @@ func (s *Server) backendKey(body []byte) []byte {
 	if session == nil || subtle.ConstantTimeCompare(body[4:], session.secret[:]) == 0 {
 		return nil
 	}
+	session.cancelled = session.backendKey != nil
 	return session.backendKey
+}
+
+func (s *session) wasCancelled() bool {
+	s.client.server.mu.Lock()
+	defer s.client.server.mu.Unlock()
+	return s.cancelled
 }
