@@ -48,7 +48,7 @@ type Querier interface {
 func WaitForJob(ctx context.Context, db Querier, id string, progress func(Job)) error {
 	return waitForJob(ctx, id, progress, func(ctx context.Context, job *Job) error {
 		err := db.QueryRow(ctx, jobQuery, id).Scan(&job.Status, &job.Details)
-		if conn, ok := db.(*pgx.Conn); ok && err != nil && conn.IsClosed() {
+		if err != nil && ctx.Err() == nil && isGone(db) {
 			// Unlike a pool, it has no other; so nothing that Retry would know as a lost connection.
 			return fmt.Errorf("the connection is lost; wait again on another, or with a pool: %v", err)
 		}
@@ -67,10 +67,15 @@ func WaitForSQLJob(ctx context.Context, db *sql.DB, id string, progress func(Job
 const jobQuery = "select status, coalesce(details, '') from sys.jobs where job_id = $1"
 
 func waitForJob(ctx context.Context, id string, progress func(Job), read func(context.Context, *Job) error) error {
+	reads, err := newRetrier(nil)
+	if err != nil {
+		return err
+	}
+	reads.readOnly = true
 	var last Job
 	for interval := minJobInterval; ; interval = min(2*interval, maxJobInterval) {
 		job := Job{ID: id}
-		err := Retry(ctx, func(ctx context.Context) error { return read(ctx, &job) }, Idempotent())
+		err := reads.statement(ctx, func(ctx context.Context) error { return read(ctx, &job) })
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			return fmt.Errorf("dsql: job %q is not in sys.jobs: check the ID; a job that ended is listed for 30 minutes: %w", id, err)

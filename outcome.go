@@ -15,14 +15,15 @@ import (
 
 // IsConflict tells whether err is a lost conflict (OC000) or a changed schema (OC001, or a
 // statement that was prepared before the change): nothing was applied, and running the whole
-// transaction again may succeed. It holds through pgx, pgxpool and database/sql.
+// transaction again may succeed. It holds through pgx, pgxpool and database/sql. An ErrCommitUnknown
+// is none, whatever else it wraps.
 func IsConflict(err error) bool { return conflictKind(err) != "" }
 
 // conflictKind returns "OC000", "OC001" or "". The SQLSTATE is 40001 and the
 // kind in the message; clients have looked for the kind as the SQLSTATE too.
 func conflictKind(err error) string {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	if !errors.As(err, &pgErr) || errors.Is(err, ErrCommitUnknown) {
 		return ""
 	}
 	switch {
@@ -60,7 +61,7 @@ const (
 func begun(err error) outcome {
 	var connect *pgconn.ConnectError
 	switch {
-	case errors.As(err, &connect):
+	case errors.As(err, &connect), errors.Is(err, ErrCommitUnknown):
 		return failed
 	case IsConflict(err):
 		return conflict
@@ -74,6 +75,8 @@ func begun(err error) outcome {
 // one only when it is gone indeed: fn may use others, and files.
 func ran(err error, closed bool) outcome {
 	switch {
+	case errors.Is(err, ErrCommitUnknown):
+		return failed // of another transaction, which must not run again with this one
 	case IsConflict(err):
 		return conflict
 	case closed && isLost(err):
@@ -97,6 +100,8 @@ func committed(err error) outcome {
 	switch {
 	case err == nil:
 		return applied
+	case errors.Is(err, ErrCommitUnknown):
+		return unknown
 	case IsConflict(err):
 		return conflict
 	case pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed):

@@ -41,6 +41,7 @@ func TestOutcomes(t *testing.T) {
 		"a time-out before it was sent": {unsent{context.DeadlineExceeded}, failed, failed, failed},
 		"a time-out":                    {context.DeadlineExceeded, failed, unknown, unknown},
 		"a cancel":                      {context.Canceled, failed, unknown, unknown},
+		"an unknown outcome within":     {fmt.Errorf("%w: %w", ErrCommitUnknown, refused("ERROR", "40001", "(OC001)")), failed, unknown, unknown},
 		"no word of the server's":       {errors.New("something else"), failed, failed, unknown},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -61,6 +62,6 @@ func TestRetrierOptions(t *testing.T) {
 
 	r, err := newRetrier([]RetryOption{OnAttempt(nil), WithTxOptions(pgx.TxOptions{AccessMode: pgx.ReadOnly})})
 	require.NoError(t, err)
-	require.True(t, r.idempotent)
+	require.False(t, r.idempotent, "a statement of Retry and Exec is in no such transaction")
 	require.NotPanics(t, func() { r.onAttempt(AttemptEvent{}) })
 }

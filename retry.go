@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
@@ -27,6 +28,10 @@ const (
 	firstRetryWait = 2 * time.Millisecond
 	lastRetryWait  = 128 * time.Millisecond
 
+	// A connection that is lost so often in a row, always before anything was applied, is lost by
+	// what is sent on it: a message of more than 10 MiB ends the connection.
+	maxLost = 20
+
 	// What is done after the caller's context may have ended.
 	rollbackTimeout = 5 * time.Second
 )
@@ -41,7 +46,7 @@ type Execer interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// RetryOption changes how RunTx, RunSQLTx, Retry, Exec and WriteRows try again.
+// RetryOption changes how RunTx, RunSQLTx, Retry, Exec and RowWriter.Write try again.
 type RetryOption func(*retrier)
 
 // MaxAttempts bounds the attempts, 1 or more; the default is 1,000.
@@ -53,7 +58,9 @@ func MaxAttempts(n int) RetryOption { return func(r *retrier) { r.maxAttempts = 
 func WithTxOptions(o pgx.TxOptions) RetryOption { return func(r *retrier) { r.tx = o } }
 
 // Idempotent says that running the transaction or statement twice does what
-// running it once does, so that it may run again when nobody knows whether it was committed.
+// running it once does, so that it may run again when nobody knows whether it was committed. When it
+// then fails all the same, the error is ErrCommitUnknown, and has what it failed with: the
+// attempt that was lost may have been applied.
 func Idempotent() RetryOption { return func(r *retrier) { r.idempotent = true } }
 
 // CheckCommit gives a function that looks whether a transaction or statement of unknown
@@ -95,18 +102,20 @@ type AttemptEvent struct {
 //
 // When the connection is lost between COMMIT and its answer, nobody knows whether the transaction
 // was applied. RunTx then returns ErrCommitUnknown, unless Idempotent or CheckCommit says what to
-// do, or the transaction is read-only. When attempts (MaxAttempts, 5 minutes, ctx) are used up,
-// the error wraps the last conflict's.
+// do, or the transaction is read-only. When attempts (MaxAttempts, 5 minutes, ctx; 20 where each
+// loses its connection) are used up, the error wraps the last conflict's, or what the connection was
+// lost by. A single connection that is closed is an error at once.
 func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ...RetryOption) error {
 	r, err := newRetrier(opts)
 	if err != nil {
 		return err
 	}
+	r.readOnly = r.tx.AccessMode == pgx.ReadOnly
 	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
 		tx, release, err := txOn(ctx, db, r.tx)
 		if err != nil {
-			if c, ok := db.(interface{ IsClosed() bool }); ok && c.IsClosed() {
-				return failed, err // a single connection does not come back
+			if isGone(db) {
+				return failed, err
 			}
 			return begun(err), err
 		}
@@ -133,13 +142,18 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 }
 
 // RunSQLTx is RunTx for database/sql. fn must leave Commit and Rollback to it,
-// which database/sql cannot check beforehand: the error comes afterwards.
+// which database/sql cannot check beforehand: the error comes afterwards. Of WithTxOptions it
+// heeds the access mode; others that are set are ErrConfig.
 func RunSQLTx(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx) error, opts ...RetryOption) error {
 	r, err := newRetrier(opts)
 	if err != nil {
 		return err
 	}
-	options := &sql.TxOptions{ReadOnly: r.tx.AccessMode == pgx.ReadOnly}
+	if r.tx.BeginQuery != "" || r.tx.CommitQuery != "" {
+		return configError("WithTxOptions", "sets BeginQuery or CommitQuery, which database/sql has not; use RunTx, or leave them empty")
+	}
+	r.readOnly = r.tx.AccessMode == pgx.ReadOnly
+	options := &sql.TxOptions{ReadOnly: r.readOnly}
 	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
 		conn, err := db.Conn(ctx)
 		if err != nil {
@@ -202,7 +216,14 @@ func Retry(ctx context.Context, fn func(ctx context.Context) error, opts ...Retr
 	if err != nil {
 		return err
 	}
+	return r.statement(ctx, fn)
+}
+
+func (r *retrier) statement(ctx context.Context, fn func(ctx context.Context) error) error {
 	return r.run(ctx, turnsFor(fn), func() (outcome, error) {
+		if err := ctx.Err(); err != nil {
+			return failed, err // nothing is sent with it, but the error would not say so
+		}
 		err := fn(ctx)
 		var connect *pgconn.ConnectError
 		if errors.As(err, &connect) {
@@ -212,14 +233,44 @@ func Retry(ctx context.Context, fn func(ctx context.Context) error, opts ...Retr
 	})
 }
 
-// Exec executes one statement in autocommit, with Retry.
+// Exec executes one statement in autocommit, as Retry does. The tag is empty where CheckCommit found
+// out that the statement was applied.
 func Exec(ctx context.Context, db Execer, sql string, args []any, opts ...RetryOption) (pgconn.CommandTag, error) {
 	var tag pgconn.CommandTag
-	err := Retry(ctx, func(ctx context.Context) (err error) {
-		tag, err = db.Exec(ctx, sql, args...)
-		return err
-	}, opts...)
+	r, err := newRetrier(opts)
+	if err != nil {
+		return tag, err
+	}
+	attempt := func() (outcome, error) {
+		if err := ctx.Err(); err != nil {
+			return failed, err
+		}
+		on := db
+		if pool, ok := db.(*pgxpool.Pool); ok {
+			// What is wrong before there is a connection must not be taken for a lost answer.
+			conn, err := pool.Acquire(ctx)
+			if err != nil {
+				return begun(err), err
+			}
+			defer conn.Release()
+			on = conn
+		} else if isGone(db) {
+			return failed, pgconn.ErrConnClosed
+		}
+		tag, err = on.Exec(ctx, sql, args...)
+		return committed(err), err
+	}
+	err = r.run(ctx, turnsFor(attempt), attempt)
 	return tag, err
+}
+
+// isGone tells that db is a single connection, or a transaction on one, and closed: it does not come back.
+func isGone(db any) bool {
+	if c, ok := db.(interface{ Conn() *pgx.Conn }); ok && c.Conn() != nil { // *pgxpool.Conn
+		return c.Conn().IsClosed()
+	}
+	c, ok := db.(interface{ IsClosed() bool })
+	return ok && c.IsClosed()
 }
 
 // retrier is the options of one run.
@@ -227,6 +278,7 @@ type retrier struct {
 	maxAttempts int
 	tx          pgx.TxOptions
 	idempotent  bool
+	readOnly    bool // a transaction that cannot have written
 	check       func(ctx context.Context) (bool, error)
 	onAttempt   func(AttemptEvent)
 }
@@ -249,9 +301,6 @@ func newRetrier(opts []RetryOption) (*retrier, error) {
 	if r.onAttempt == nil {
 		r.onAttempt = func(AttemptEvent) {}
 	}
-	if r.tx.AccessMode == pgx.ReadOnly {
-		r.idempotent = true
-	}
 	return r, nil
 }
 
@@ -268,6 +317,11 @@ func (r *retrier) run(ctx context.Context, turns *turns, attempt func() (outcome
 	if turns.crowded() {
 		turn, _ = turns.wait(ctx) // an ended ctx shows in attempt
 	}
+	var (
+		again error // why the last attempt is followed by another
+		maybe error // of an attempt that may have been applied, and was followed by another all the same
+		lost  int   // connections in a row
+	)
 	for attempts := 1; ; attempts++ {
 		result, err := attempt()
 		if turn {
@@ -275,27 +329,39 @@ func (r *retrier) run(ctx context.Context, turns *turns, attempt func() (outcome
 			turn = false
 		}
 		e := AttemptEvent{Attempt: attempts, Err: err, Conflict: conflictKind(err)}
-		if result == unknown && !r.idempotent {
-			var done bool
-			if done, err = r.look(ctx, err); err != nil {
-				result, e.Err = failed, err
+		if result == unknown && !r.readOnly {
+			if r.idempotent {
+				maybe = err
+			} else if done, unclear := r.look(ctx, err); unclear != nil {
+				result, err = failed, unclear
 			} else if done {
-				result, e.Err = applied, nil
+				result, err = applied, nil
 			}
+			e.Err = err
 		}
 		e.Elapsed = time.Since(began)
 		if result == applied || result == failed {
 			r.onAttempt(e)
-			return err
+			if err != nil && again != nil && ctx.Err() != nil && !errors.Is(err, ErrCommitUnknown) {
+				err = &retryError{cause: again, stop: err, attempts: attempts, elapsed: e.Elapsed}
+			}
+			return possibly(err, maybe)
 		}
 
+		if lost++; result == conflict {
+			lost = 0
+		}
 		if attempts > 1 {
 			e.Wait = rand.N(backoff)
 			backoff = min(2*backoff, lastRetryWait)
 		}
 		stop := ctx.Err()
-		if stop == nil && (attempts == r.maxAttempts || e.Elapsed+e.Wait > retryTime) {
+		switch {
+		case stop != nil:
+		case attempts == r.maxAttempts || e.Elapsed+e.Wait > retryTime:
 			stop = errGivenUp
+		case lost == maxLost:
+			stop = errLost
 		}
 		e.Again = stop == nil
 		r.onAttempt(e)
@@ -305,13 +371,25 @@ func (r *retrier) run(ctx context.Context, turns *turns, attempt func() (outcome
 		if stop == nil && e.Conflict != "OC001" { // a changed schema is nobody's row
 			turn, stop = turns.wait(ctx)
 		}
+		again = e.Err
 		if stop != nil {
-			return &retryError{cause: e.Err, stop: stop, attempts: attempts, elapsed: time.Since(began)}
+			return possibly(&retryError{cause: again, stop: stop, attempts: attempts, elapsed: time.Since(began)}, maybe)
 		}
 	}
 }
 
-var errGivenUp = errors.New("no attempt left")
+var (
+	errGivenUp = errors.New("no attempt left")
+	errLost    = errors.New("each lost its connection; a message of more than 10 MiB, the most that DSQL takes, does that every time")
+)
+
+// possibly keeps in err that an earlier attempt may have been applied.
+func possibly(err, maybe error) error {
+	if err == nil || maybe == nil || errors.Is(err, ErrCommitUnknown) {
+		return err
+	}
+	return fmt.Errorf("%w: the connection was lost between a commit and its answer (%w), and afterwards: %w", ErrCommitUnknown, maybe, err)
+}
 
 // look finds out about a transaction that may have been applied.
 func (r *retrier) look(ctx context.Context, cause error) (applied bool, err error) {
@@ -326,8 +404,8 @@ func (r *retrier) look(ctx context.Context, cause error) (applied bool, err erro
 
 // retryError ends a run whose attempts are used up.
 type retryError struct {
-	cause    error // of the last attempt
-	stop     error // errGivenUp, or ctx's
+	cause    error // of the last attempt that was not cut short by ctx
+	stop     error // why there is no other
 	attempts int
 	elapsed  time.Duration
 }

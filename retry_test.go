@@ -598,6 +598,154 @@ func TestRunTxOwnsItsTransaction(t *testing.T) {
 	require.ErrorContains(t, err, "Serializable")
 }
 
+// What may have been applied stays so, whatever comes after it.
+func TestUnknownStays(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 4)
+	conflict := &pgconn.PgError{Severity: "ERROR", Code: "40001", Message: "schema has been updated by another transaction (OC001)"}
+	mine := errors.New("not again")
+
+	t.Run("a check that meets a conflict", func(t *testing.T) {
+		b.server.CutNext(1, dsqltest.AfterCommit)
+		runs := 0
+		before := b.one(t, "select balance from accounts")
+		err := dsql.Retry(t.Context(), func(ctx context.Context) error {
+			runs++
+			_, err := dsql.Exec(ctx, b.pool, "update accounts set balance = balance + 1", nil,
+				dsql.CheckCommit(func(context.Context) (bool, error) { return false, conflict }))
+			return err
+		})
+		require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+		require.False(t, dsql.IsConflict(err))
+		require.Equal(t, 1, runs)
+		require.Equal(t, before+1, b.one(t, "select balance from accounts"))
+	})
+	for name, run := range b.runners() {
+		t.Run(name+", an error of the next run", func(t *testing.T) {
+			b.server.CutNext(1, dsqltest.AfterCommit)
+			runs := 0
+			err := run(t.Context(), func(exec execer) error {
+				if runs++; runs > 1 {
+					return mine
+				}
+				return exec("update accounts set balance = balance + 1")
+			}, dsql.Idempotent())
+			require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+			require.ErrorIs(t, err, mine)
+		})
+		t.Run(name+", no attempt left", func(t *testing.T) {
+			b.server.CutNext(1, dsqltest.AfterCommit)
+			err := run(t.Context(), func(exec execer) error { return exec("update accounts set balance = balance + 1") }, dsql.Idempotent(), dsql.MaxAttempts(1))
+			require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+		})
+	}
+	t.Run("rows on a single connection", func(t *testing.T) {
+		conn, err := dsql.Connect(t.Context(), b.server.Config())
+		require.NoError(t, err)
+		defer conn.Close(t.Context())
+		before := b.one(t, "select count(*) from notes")
+		b.server.CutNext(1, dsqltest.AfterCommit)
+		report, err := dsql.RowWriter{Table: pgx.Identifier{"notes"}, Columns: []string{"id"}}.Write(t.Context(), conn, [][]any{{"one"}}, dsql.Idempotent())
+		require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+		require.Equal(t, dsql.BatchUnknown, report.Batches[0].State)
+		require.Equal(t, before+1, b.one(t, "select count(*) from notes"))
+	})
+}
+
+// What was never sent is not unknown.
+func TestExecUnsent(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 1)
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	conn, err := b.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	soon, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	single, err := dsql.Connect(t.Context(), b.server.Config())
+	require.NoError(t, err)
+	require.NoError(t, single.Close(t.Context()))
+	const add = "update accounts set balance = balance + 1"
+	for name, run := range map[string]func() error{
+		"Exec, ctx is over":   func() error { _, err := dsql.Exec(over, b.pool, add, nil); return err },
+		"Exec, pool is empty": func() error { _, err := dsql.Exec(soon, b.pool, add, nil); return err },
+		"Exec, closed":        func() error { _, err := dsql.Exec(t.Context(), single, add, nil, dsql.Idempotent()); return err },
+		"Retry, ctx is over": func() error {
+			return dsql.Retry(over, func(ctx context.Context) error { _, err := b.db.ExecContext(ctx, add); return err })
+		},
+	} {
+		err := run()
+		require.Error(t, err, name)
+		require.NotErrorIs(t, err, dsql.ErrCommitUnknown, name)
+	}
+}
+
+// A single connection that is closed does not come back, however it is given.
+func TestClosedConnection(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 1)
+	conn, err := b.pool.Acquire(t.Context())
+	require.NoError(t, err)
+	defer conn.Release()
+	require.NoError(t, conn.Conn().Close(t.Context()))
+	attempts := 0
+	count := dsql.OnAttempt(func(dsql.AttemptEvent) { attempts++ })
+	for _, single := range []interface {
+		dsql.TxBeginner
+		dsql.Execer
+		dsql.Querier
+	}{conn, conn.Conn()} {
+		attempts = 0
+		require.ErrorIs(t, dsql.RunTx(t.Context(), single, func(pgx.Tx) error { return nil }, count), pgconn.ErrConnClosed)
+		require.Equal(t, 1, attempts)
+		_, err = dsql.Exec(t.Context(), single, "select 1", nil, dsql.Idempotent(), count)
+		require.ErrorIs(t, err, pgconn.ErrConnClosed)
+		require.Equal(t, 2, attempts)
+		require.ErrorContains(t, dsql.WaitForJob(t.Context(), single, "x", nil), "wait again on another")
+	}
+}
+
+// A transaction that loses each of its connections loses them by what it does.
+func TestConnectionLostEveryTime(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 4)
+	for name, run := range b.runners() {
+		t.Run(name, func(t *testing.T) {
+			runs := 0
+			err := run(t.Context(), func(exec execer) error {
+				runs++
+				return exec("select pg_terminate_backend(pg_backend_pid())")
+			})
+			require.ErrorContains(t, err, "10 MiB")
+			require.Equal(t, 20, runs)
+		})
+	}
+}
+
+// An attempt that ctx cuts short does not hide why there was another.
+func TestConflictShowsBehindContext(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 4)
+	for name, run := range b.runners() {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			b.server.ConflictNext(1)
+			runs := 0
+			err := run(ctx, func(exec execer) error {
+				if runs++; runs > 1 {
+					cancel()
+				}
+				return exec("update accounts set balance = balance + 1")
+			})
+			require.ErrorIs(t, err, context.Canceled)
+			require.True(t, dsql.IsConflict(err), "%v", err)
+			require.ErrorContains(t, err, "given up after 2 attempts")
+		})
+	}
+}
+
 func TestIsConflict(t *testing.T) {
 	for _, c := range []struct {
 		err error

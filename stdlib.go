@@ -4,10 +4,12 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 )
@@ -94,15 +96,25 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	if jitter := c.pool.MaxConnLifetimeJitter; jitter > 0 {
 		lifetime += rand.N(jitter)
 	}
-	return &sqlConn{stdlibConn: conn.(*stdlib.Conn), ends: time.Now().Add(lifetime)}, nil
+	return &sqlConn{
+		stdlibConn:  conn.(*stdlib.Conn),
+		ends:        time.Now().Add(lifetime),
+		pingTimeout: c.pool.PingTimeout,
+		mode:        c.pool.ConnConfig.DefaultQueryExecMode,
+	}, nil
 }
 
 func (c *connector) Driver() driver.Driver { return sqlDriver{} }
 
-// sqlConn is a pgx connection for database/sql that is replaced in time.
+// sqlConn is a pgx connection for database/sql that is replaced in time. It also has the last word on
+// driver.ErrBadConn, at which database/sql runs a statement again: package stdlib returns that for
+// every error that pgx calls safe to retry, and pgx v5.12 calls "conn closed" so even when the
+// connection ended after a query was sent by the simple protocol. What may have been applied is not an ErrBadConn.
 type sqlConn struct {
 	*stdlibConn
-	ends time.Time
+	ends        time.Time
+	pingTimeout time.Duration
+	mode        pgx.QueryExecMode
 }
 
 // An embedded stdlib.Conn would be a field named Conn and hide the method.
@@ -129,5 +141,43 @@ func (c *sqlConn) ResetSession(ctx context.Context) error {
 	if !c.IsValid() {
 		return driver.ErrBadConn
 	}
+	// It pings what was idle for a second, which a dead network would let last until ctx ends.
+	ctx, cancel := context.WithTimeout(ctx, c.pingTimeout)
+	defer cancel()
 	return c.stdlibConn.ResetSession(ctx)
+}
+
+// ExecContext is stdlib's but for the errors that are ErrBadConn. Without arguments it is
+// simple protocol, in every mode.
+func (c *sqlConn) ExecContext(ctx context.Context, query string, named []driver.NamedValue) (driver.Result, error) {
+	if c.Conn().IsClosed() {
+		return nil, driver.ErrBadConn
+	}
+	args := make([]any, len(named))
+	for i, v := range named {
+		args[i] = v.Value
+	}
+	tag, err := c.Conn().Exec(ctx, query, args...)
+	if pgconn.SafeToRetry(err) && !errors.Is(err, pgconn.ErrConnClosed) {
+		return nil, driver.ErrBadConn
+	}
+	return driver.RowsAffected(tag.RowsAffected()), err
+}
+
+// QueryContext is stdlib's, but by the simple protocol there is no telling what its ErrBadConn was.
+func (c *sqlConn) QueryContext(ctx context.Context, query string, named []driver.NamedValue) (driver.Rows, error) {
+	if c.Conn().IsClosed() {
+		return nil, driver.ErrBadConn
+	}
+	mode := c.mode
+	for _, v := range named {
+		if m, ok := v.Value.(pgx.QueryExecMode); ok {
+			mode = m
+		}
+	}
+	rows, err := c.stdlibConn.QueryContext(ctx, query, named)
+	if err == driver.ErrBadConn && mode == pgx.QueryExecModeSimpleProtocol {
+		return nil, pgconn.ErrConnClosed
+	}
+	return rows, err
 }

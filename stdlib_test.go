@@ -3,6 +3,7 @@ package dsql_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest"
 )
 
 func TestOpenDB(t *testing.T) {
@@ -115,4 +117,84 @@ func TestSQLConnHonoursContext(t *testing.T) {
 	_, err = db.ExecContext(ctx, "select pg_sleep(30)")
 	require.Error(t, err)
 	require.NoError(t, db.PingContext(t.Context()))
+}
+
+// A connection that ends while a statement commits by itself: database/sql must not run the statement again.
+func TestSQLConnAppliesOnce(t *testing.T) {
+	s := dsqltest.New(t)
+	tables := 0
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		c := s.Config()
+		c.Params = map[string]string{"default_query_exec_mode": mode}
+		db, err := dsql.OpenDB(t.Context(), c)
+		require.NoError(t, err)
+		defer db.Close()
+		insert := func(ctx context.Context, table string) error {
+			_, err := db.ExecContext(ctx, "insert into "+table+" values (1)")
+			return err
+		}
+		for name, write := range map[string]func(ctx context.Context, table string) error{
+			"Exec": insert,
+			"Exec with an argument": func(ctx context.Context, table string) error {
+				_, err := db.ExecContext(ctx, "insert into "+table+" values ($1)", 1)
+				return err
+			},
+			"Query": func(ctx context.Context, table string) error {
+				return db.QueryRowContext(ctx, "insert into "+table+" values ($1) returning id", 1).Scan(new(int))
+			},
+			"a prepared statement": func(ctx context.Context, table string) error {
+				stmt, err := db.PrepareContext(ctx, "insert into "+table+" values (1)")
+				require.NoError(t, err)
+				defer stmt.Close()
+				_, err = stmt.ExecContext(ctx)
+				return err
+			},
+			"Retry": func(ctx context.Context, table string) error {
+				err := dsql.Retry(ctx, func(ctx context.Context) error { return insert(ctx, table) })
+				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				return err
+			},
+		} {
+			t.Run(mode+" "+name, func(t *testing.T) {
+				tables++
+				table := fmt.Sprint("once_", tables)
+				_, err := db.ExecContext(t.Context(), "create table "+table+" (id int)")
+				require.NoError(t, err)
+				s.CutNext(1, dsqltest.AfterCommit)
+				require.Error(t, write(t.Context(), table))
+				var rows int
+				require.NoError(t, db.QueryRowContext(t.Context(), "select count(*) from "+table).Scan(&rows))
+				require.Equal(t, 1, rows)
+			})
+		}
+	}
+}
+
+// The same where not a byte of the answer comes, by which a query through the simple protocol looks unsent to pgx.
+func TestSQLConnQueriesOnce(t *testing.T) {
+	s := dsqltest.New(t)
+	for _, effect := range []dsqltest.Effect{dsqltest.HangUp, dsqltest.Reset, dsqltest.Garbage} {
+		for _, mode := range []string{"exec", "simple_protocol"} {
+			t.Run(mode+" "+effect.String(), func(t *testing.T) {
+				c := s.Config()
+				conn, err := dsql.Connect(t.Context(), c)
+				require.NoError(t, err)
+				defer conn.Close(t.Context())
+				_, err = conn.Exec(t.Context(), "drop table if exists once")
+				require.NoError(t, err)
+				_, err = conn.Exec(t.Context(), "create table once (id int)")
+				require.NoError(t, err)
+
+				c.Params = map[string]string{"default_query_exec_mode": mode}
+				db, err := dsql.OpenDB(t.Context(), c)
+				require.NoError(t, err)
+				defer db.Close()
+				s.SetFaults(first(dsqltest.Fault{Phase: dsqltest.OnQuery, Effect: effect}))
+				require.Error(t, db.QueryRowContext(t.Context(), "insert into once values ($1) returning id", 1).Scan(new(int)))
+				var rows int
+				require.NoError(t, conn.QueryRow(t.Context(), "select count(*) from once").Scan(&rows))
+				require.LessOrEqual(t, rows, 1)
+			})
+		}
+	}
 }
