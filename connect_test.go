@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest"
 )
 
 // Each form of a host name, all the way: what is dialled, and which names the
@@ -375,6 +376,45 @@ func (t *tap) bytes() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.buf.String()
+}
+
+// What pgxpool would say of sizes, in the words of this package.
+func TestPoolSizes(t *testing.T) {
+	_, err := dsql.NewPool(t.Context(), server.Config(), func(p *pgxpool.Config) { p.MaxConns = 0 })
+	require.ErrorIs(t, err, dsql.ErrConfig)
+	require.ErrorContains(t, err, "tune: sets MaxConns to 0; it is at least 1")
+
+	c := server.Config()
+	c.Params = map[string]string{"pool_max_conns": "0"}
+	_, err = dsql.NewPool(t.Context(), c)
+	require.ErrorIs(t, err, dsql.ErrConfig)
+	require.ErrorContains(t, err, "Params: pool_max_conns too small; it is at least 1")
+}
+
+// A caller whose time is up first does not learn why; one who waits for ConnectTimeout does.
+func TestPoolDeadlines(t *testing.T) {
+	s := dsqltest.New(t, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnAccept, Effect: dsqltest.Silence})))
+	c := s.Config()
+	c.ConnectTimeout = 500 * time.Millisecond
+	pool, err := dsql.NewPool(t.Context(), c)
+	require.NoError(t, err)
+	defer pool.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	require.EqualError(t, pool.Ping(ctx), "context deadline exceeded")
+
+	ctx, cancel = context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.ErrorContains(t, pool.Ping(ctx), "dsql: TLS handshake failed")
+}
+
+func TestNewPoolSkipsNil(t *testing.T) {
+	called := false
+	pool, err := dsql.NewPool(t.Context(), server.Config(), nil, func(*pgxpool.Config) { called = true })
+	require.NoError(t, err)
+	pool.Close()
+	require.True(t, called)
 }
 
 // What users set in tune works beside the login.

@@ -175,8 +175,12 @@ type diagnosis struct {
 // run goes through the steps.
 func (d *diagnosis) run() {
 	if !d.configure() {
+		why := "the configuration leads nowhere"
+		if d.invalid == nil {
+			why = noTime
+		}
 		for _, name := range []string{stepCredentials, stepToken, stepDNS, stepTCP, stepDirect, stepClassic, stepPlaintext, stepStartup, stepLogin, stepQuery, stepClock, stepEarly} {
-			d.skip(name, "the configuration leads nowhere")
+			d.skip(name, why)
 		}
 		return
 	}

@@ -17,6 +17,8 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"net/url"
 	"regexp"
@@ -328,6 +330,53 @@ func TestDiagnoseCredentials(t *testing.T) {
 			require.Contains(t, r.String(), test.says)
 			require.Equal(t, dsql.StepSkipped, stepOf(t, r, "login").Result)
 			require.Equal(t, dsql.StepOK, stepOf(t, r, "startup").Result, "which needs no credentials")
+		})
+	}
+}
+
+// A role that cannot be assumed is not the lack of credentials to ask for it with.
+func TestDiagnoseRole(t *testing.T) {
+	const role = "arn:aws:iam::123456789012:role/app"
+	denies := func(code string) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, "<ErrorResponse><Error><Type>Sender</Type><Code>%[1]s</Code><Message>%[1]s</Message></Error></ErrorResponse>", code)
+		}
+	}
+	for name, test := range map[string]struct {
+		sts     http.HandlerFunc // nil: nobody listens
+		base    aws.CredentialsProvider
+		summary string
+		hidden  string // what must not be advised
+	}{
+		"denied":              {denies("AccessDenied"), nil, "The role " + role + " cannot be assumed", "sso login"},
+		"STS is not reached":  {nil, nil, "The role " + role + " cannot be assumed", "sso login"},
+		"expired":             {denies("ExpiredToken"), nil, "have expired", "trust policy"},
+		"nothing to ask with": {denies("AccessDenied"), noCredentials, "There are no AWS credentials", "trust policy"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			sts := httptest.NewServer(test.sts)
+			defer sts.Close()
+			if test.sts == nil {
+				sts.Close()
+			}
+			t.Setenv("AWS_ENDPOINT_URL_STS", sts.URL)
+			c := temporary(server)
+			c.RoleARN, c.ExternalID = role, "customer"
+			if test.base != nil {
+				c.Credentials = test.base
+			}
+			r := diagnose(t, 10*time.Second, c)
+			requireVerdict(t, dsql.VerdictCredentials, r)
+			require.Contains(t, r.Summary, test.summary)
+			advice := fmt.Sprint(r.Remedies)
+			require.NotContains(t, advice, test.hidden)
+			if test.hidden != "sso login" {
+				return
+			}
+			for _, says := range []string{"sts:AssumeRole", "trust policy", "ExternalID", "interface endpoint for sts in us-east-1", "aws sts get-caller-identity"} {
+				require.Contains(t, advice, says)
+			}
 		})
 	}
 }
@@ -675,6 +724,9 @@ func TestDiagnoseDeadline(t *testing.T) {
 	r = dsql.Diagnose(ended, temporary(server))
 	requireVerdict(t, dsql.VerdictIncomplete, r)
 	require.Len(t, r.Steps, len(everyStep))
+	for _, s := range r.Steps {
+		require.Equal(t, "no time left", s.Seen, s.Name)
+	}
 
 	// The context ends on the way.
 	s := dsqltest.New(t, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnAccept, Effect: dsqltest.Silence})))

@@ -33,8 +33,8 @@ import (
 //
 // sslmode is always verify-full: require and verify-ca are taken for it, and
 // anything weaker is an error. So are a password (the token is the password),
-// an unknown parameter, a parameter given twice with different values, more
-// than one host, and what would read further files.
+// an unknown parameter, a setting that DSQL refuses, a parameter given twice with
+// different values, more than one host, and what would read further files.
 //
 // ParseConfig looks at neither the PG* nor the AWS environment, and leaves to
 // the first use what the host name means. Every error is an ErrConfig that
@@ -199,7 +199,10 @@ func parseURL(s string) ([]setting, error) {
 // splitHostPort takes the authority behind the user apart. It quotes nothing,
 // for "u:pa:ss" without its "@host" is a host with two ports.
 func splitHostPort(s string) (host, port string, err error) {
-	if strings.Contains(s, ",") {
+	switch {
+	case isARN(s):
+		return "", "", configError("Host", hostIsARN)
+	case strings.Contains(s, ","):
 		return "", "", configError("Host", "holds more than one host; a DSQL cluster has one endpoint")
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
@@ -226,6 +229,13 @@ func splitHostPort(s string) (host, port string, err error) {
 // parseKeywords reads libpq's keyword/value form as conninfo_parse does, but
 // for a value that is left out before another parameter: that is an error.
 func parseKeywords(s string) ([]setting, error) {
+	if s != "" && !strings.Contains(s, "=") {
+		// Not quoted: it can be "user:password@host".
+		if isARN(s) {
+			return nil, configError("Host", hostIsARN)
+		}
+		return nil, configError(wholeString, "is neither a URL nor name=value; for a host name write dsql://<host> or host=<host>")
+	}
 	var settings []setting
 	for s != "" {
 		name, rest, ok := strings.Cut(s, "=")

@@ -240,6 +240,12 @@ func readServerName(s string) (string, hostName, error) {
 	return name, named, err
 }
 
+const hostIsARN = "is an ARN, which cannot be dialled; set the cluster's endpoint, <id>.dsql.<region>.on.aws, whose id and region the ARN names"
+
+// isARN tells a resource's name (IAM guide, "Amazon Resource Names") from a host "arn" with a port,
+// for every partition's name begins with "aws".
+func isARN(s string) bool { return strings.HasPrefix(strings.ToLower(s), "arn:aws") }
+
 // splitAddress takes "name", "name:port", "1.2.3.4", "::1" and "[::1]:port"
 // apart and brings the name to its canonical form: lower case, no trailing
 // dot. Port is 0 where there is none.
@@ -248,8 +254,13 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 	switch {
 	case s == "":
 		return "", 0, configError(field, "is empty; set it to the cluster endpoint (<id>.dsql.<region>.on.aws) or another name or address that leads to it")
+	case isARN(s):
+		return "", 0, configError(field, hostIsARN)
 	case strings.Contains(s, "://") || strings.ContainsAny(s, "@?"):
 		// Not quoted: a URL may hold a password.
+		if field == "DialAddress" {
+			return "", 0, configError(field, "looks like a URL; it takes host:port, like localhost:15432")
+		}
 		return "", 0, configError(field, "looks like a connection string; pass it to ParseConfig, and only the host name here")
 	case strings.Contains(s, "/"):
 		return "", 0, configError(field, "%q holds a slash; DSQL is reached by TCP only, so give a host name or an IP address", s)
@@ -280,6 +291,9 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 			return "", 0, configError(field, "has something behind its colon that is no port; a port is a number from 1 to 65535")
 		}
 		port = uint16(n)
+		if host == "" {
+			return "", 0, configError(field, "has no host before its port; write it like localhost:15432")
+		}
 	}
 
 	if ip, err := netip.ParseAddr(host); err == nil {

@@ -47,6 +47,7 @@ func TestEndpointForms(t *testing.T) {
 		"tunnel, no port":                {Config{Host: public, Port: 6000, DialAddress: "127.0.0.1"}, "", "127.0.0.1:6000", public, "us-east-1"},
 		"tunnel to a VPC endpoint":       {Config{Host: vpce, ClusterID: testID, DialAddress: "[::1]:15432"}, "", "[::1]:15432", private, "us-east-1"},
 		"tunnel as Host":                 {Config{Host: "localhost", Port: 15432, ClusterID: testID, Region: "us-east-1"}, "", "localhost:15432", public, "us-east-1"},
+		"a host named arn":               {Config{Host: "arn:6432", ClusterID: testID, Region: "us-east-1"}, "", "arn:6432", public, "us-east-1"},
 		"own CNAME":                      {Config{Host: "db.example.com", ClusterID: testID}, "us-west-2", "db.example.com:5432", testID + ".dsql.us-west-2.on.aws", "us-west-2"},
 		"ServerName elsewhere":           {Config{Host: "db.example.com", ServerName: testID + ".dsql.cn-north-1.example.cn", Region: "cn-north-1"}, "", "db.example.com:5432", testID + ".dsql.cn-north-1.example.cn", "cn-north-1"},
 		"case, dots and space":           {Config{Host: " " + strings.ToUpper(public) + ". ", ClusterID: strings.ToUpper(testID), Region: " US-EAST-1 "}, "", public + ":5432", public, "us-east-1"},
@@ -101,12 +102,17 @@ func TestEndpointErrors(t *testing.T) {
 		"junk behind the bracket":     {Config{Host: "[::1]x"}, []string{"Host: "}},
 		"mistyped IPv4":               {Config{Host: "10.0.0.256", ClusterID: testID, Region: "us-east-1"}, []string{"Host: ", "IPv4"}},
 		"two colons":                  {Config{Host: "a:b:c"}, []string{"Host: "}},
+		"ARN":                         {Config{Host: "arn:aws:dsql:us-east-1:123456789012:cluster/" + testID}, []string{"Host: is an ARN", "<id>.dsql.<region>.on.aws"}},
+		"ARN in capitals":             {Config{Host: "ARN:AWS:dsql:us-east-1:123456789012:cluster/" + testID}, []string{"Host: is an ARN"}},
+		"a port alone":                {Config{Host: ":5432"}, []string{"Host: has no host", "localhost:15432"}},
 		"space inside":                {Config{Host: "a b.example.com"}, []string{"Host: "}},
 		"other service":               {Config{Host: testID + ".rds.us-east-1.on.aws"}, []string{"Host: ", "not a DSQL endpoint"}},
 		"other VPC endpoint":          {Config{Host: "vpce-07acca8bd8980c621-nruuwp08.rds.us-east-1.vpce.amazonaws.com", ClusterID: testID}, []string{"Host: ", "not a VPC endpoint for DSQL"}},
 		"control plane VPC endpoint":  {Config{Host: "vpce-07acca8bd8980c621-nruuwp08.dsql.us-east-1.vpce.amazonaws.com", ClusterID: testID}, []string{"Host: ", "not a VPC endpoint for DSQL"}},
 		"DialAddress with a bad port": {Config{Host: public, DialAddress: "localhost:99999"}, []string{"DialAddress: ", "1 to 65535"}},
-		"DialAddress is a URL":        {Config{Host: public, DialAddress: "tcp://localhost:1"}, []string{"DialAddress: "}},
+		"DialAddress is a URL":        {Config{Host: public, DialAddress: "tcp://hunter2@localhost:1"}, []string{"DialAddress: ", "host:port", "localhost:15432"}},
+		"DialAddress has a user":      {Config{Host: public, DialAddress: "u:hunter2@localhost:1"}, []string{"DialAddress: ", "host:port", "localhost:15432"}},
+		"DialAddress lacks its host":  {Config{Host: public, DialAddress: ":15432"}, []string{"DialAddress: has no host", "localhost:15432"}},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {

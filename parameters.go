@@ -24,6 +24,7 @@ const (
 	noFiles         = "is set, but nothing is read from service files; write its parameters into the connection string"
 	noClientCert    = "is set, but DSQL takes no client certificates; remove it"
 	noKerberos      = "is set, but DSQL takes IAM tokens only; remove it"
+	noSetting       = "is set, but DSQL refuses this setting; remove it"
 )
 
 // parameters holds every parameter that is known, in lower case. pgx's own are
@@ -96,6 +97,9 @@ var parameters = map[string]parameter{
 	"statement_cache_capacity":      {toParams: true},
 	"target_session_attrs":          {toParams: true},
 
+	"client_min_messages":           {refused: noSetting},
+	"default_transaction_isolation": {refused: noSetting},
+
 	// Session settings that clients commonly send at startup. Which of them it
 	// takes is for the server to say.
 	"bytea_output":                        {toParams: true},
@@ -129,6 +133,8 @@ func oneOf(advice string, harmless ...string) func(*Config, string, string) erro
 
 func setHost(c *Config, _, value string) error {
 	switch {
+	case isARN(value):
+		return configError("Host", hostIsARN)
 	case strings.ContainsAny(value, "@/"):
 		// Not quoted: this can be a URL with a password.
 		return configError("Host", "is neither a host name nor an IP address (it holds an @ or a slash); give the name alone")

@@ -99,8 +99,11 @@ func (c Config) poolConfig(t *target) (*pgxpool.Config, error) {
 
 // NewPool returns a pool. Like pgxpool's own constructor it opens no
 // connection yet, unless pool_min_conns or pool_min_idle_conns ask for some: what is
-// wrong with the network or the login shows at the first use. tune may change
-// the configuration first; an AfterNetConnect set there is called with a
+// wrong with the network or the login shows at the first use. pgxpool connects
+// in the background, until ConnectTimeout: a caller whose context ends before
+// gets that context's error and nothing else. To learn the reason, set
+// ConnectTimeout below the deadlines of requests, or Logger or OnRetry. tune may
+// change the configuration first; an AfterNetConnect set there is called with a
 // connection that is logged in already.
 func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	pool, err := c.PoolConfig(ctx)
@@ -110,11 +113,16 @@ func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgx
 	cc := pool.ConnConfig
 	keepLogin(cc, func() {
 		for _, f := range tune {
-			f(pool)
+			if f != nil {
+				f(pool)
+			}
 		}
 	})
 	if pool.ConnConfig != cc {
 		return nil, configError("tune", "replaced the pool's ConnConfig, and the login with it; change fields of the one that is there")
+	}
+	if pool.MaxConns < 1 {
+		return nil, configError("tune", "sets MaxConns to %d; it is at least 1", pool.MaxConns)
 	}
 	return pgxpool.NewWithConfig(ctx, pool)
 }
@@ -190,7 +198,8 @@ func parsePgx(params map[string]string) (*pgxpool.Config, error) {
 	pool, err := pgxpool.ParseConfig(b.String())
 	if err != nil {
 		// The text begins with the whole string, which users never saw.
-		return nil, configError("Params", "%s", strings.TrimPrefix(err.Error(), "cannot parse `"+b.String()+"`: "))
+		text := strings.TrimPrefix(err.Error(), "cannot parse `"+b.String()+"`: ")
+		return nil, configError("Params", "%s", strings.Replace(text, "pool_max_conns too small", "pool_max_conns too small; it is at least 1", 1))
 	}
 	for name := range pool.ConnConfig.RuntimeParams {
 		if _, ok := params[name]; !ok {

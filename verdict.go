@@ -1,6 +1,7 @@
 package dsql
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -25,7 +26,7 @@ type findings struct {
 	direct   bool   // SSLNegotiation
 	tunnel   bool   // the dialled address is the near end of something
 	ownRoots bool   // RootCAs is set
-	roleARN  string // to be granted
+	roleARN  string // to be assumed, and granted
 
 	credentials finding
 	token       finding
@@ -141,8 +142,20 @@ func (f *findings) judgeCredentials() (ruling, bool) {
 
 func (f *findings) credentialsRuling(err error) ruling {
 	summary := "There are no AWS credentials to sign a token with."
-	if strings.Contains(err.Error(), "expired") {
+	switch {
+	case strings.Contains(strings.ToLower(err.Error()), "expired"):
 		summary = "The AWS credentials have expired."
+	case f.roleARN != "" && roleFailed(err):
+		return ruling{
+			verdict:  VerdictCredentials,
+			summary:  fmt.Sprintf("The role %s cannot be assumed.", f.roleARN),
+			evidence: []string{err.Error()},
+			remedies: []string{
+				"See who asks for the role, and whether there are credentials to ask with: aws sts get-caller-identity",
+				"Let them in on both sides: sts:AssumeRole on the role in their IAM policy, and they in the role's trust policy; where that asks for an external ID, Config.ExternalID must be the same.",
+				fmt.Sprintf("Open a route to STS: HTTPS to sts.%s.amazonaws.com; a VPC without internet needs an interface endpoint for sts in %s, with private DNS.", f.target.Region, f.target.Region),
+			},
+		}
 	}
 	return ruling{
 		verdict:  VerdictCredentials,
@@ -153,6 +166,14 @@ func (f *findings) credentialsRuling(err error) ruling {
 			"Renew or set them: aws sso login (or aws configure, or the AWS_* variables), or give the program a role; Config.Profile names a profile, Config.Credentials takes a provider.",
 		},
 	}
+}
+
+// roleFailed tells STS's refusal from the lack of credentials to ask it with, which the SDK tells apart
+// only in words. Of what ran out of time it says not even that: then STS is likelier than the credentials.
+func roleFailed(err error) bool {
+	text := err.Error()
+	return !strings.Contains(text, "get identity") &&
+		(strings.Contains(text, "STS: AssumeRole,") || errors.Is(err, context.DeadlineExceeded))
 }
 
 // judgeNetwork looks at what is between here and a verified TLS session.

@@ -122,6 +122,9 @@ func TestJudge(t *testing.T) {
 		"China":         {refused("28000", "unable to accept connection, access denied", ""), func(f *findings) { f.target.Region = "cn-north-1" }, VerdictAccess, "arn:aws-cn:dsql:cn-north-1"},
 		"the query":     {fine(), func(f *findings) { f.query = at(phaseQuery, endSilent) }, VerdictSilence, "first query"},
 
+		"a role, and silence": {fine(), func(f *findings) {
+			f.credentials, f.roleARN = finding{ending: endSilent, err: context.DeadlineExceeded}, "arn:aws:iam::1:role/r"
+		}, VerdictCredentials, "The role arn:aws:iam::1:role/r cannot be assumed"},
 		"two things at once": {through(reset, reset), func(f *findings) { f.credentials = at("", endBroken); f.token = finding{} }, VerdictCredentials, "besides: The network lets TCP through"},
 	} {
 		t.Run(name, func(t *testing.T) {
