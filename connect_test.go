@@ -237,7 +237,7 @@ func TestConnectRefused(t *testing.T) {
 		"wrong key":       {func(c *dsql.Config) { c.Credentials = stranger }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "IAM policy", publicName}},
 		"no such role":    {func(c *dsql.Config) { c.User = "nobody" }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "AWS IAM GRANT"}},
 		"another cluster": {func(c *dsql.Config) { c.Host = strings.Repeat("a", 26) + ".dsql.us-east-1.on.aws" }, dsql.ErrInvalidSNI, []string{"invalid sni", strings.Repeat("a", 26), "ClusterID"}},
-		"database":        {func(c *dsql.Config) { c.Database = "app" }, nil, []string{`database "app"`, "3D000"}},
+		"database":        {func(c *dsql.Config) { c.Database = "app" }, nil, []string{`database "app"`, "3D000", "leave Database empty"}},
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -263,8 +263,8 @@ func TestConnectRefused(t *testing.T) {
 // is not covered gets as far as a token.
 func TestConnectVerifies(t *testing.T) {
 	for name, change := range map[string]func(*dsql.Config){
-		"authority": func(c *dsql.Config) { c.RootCAs = x509.NewCertPool() },
-		"name":      func(c *dsql.Config) { c.Host = reportID + ".dsql.eu-west-1.on.aws" },
+		"set RootCAs":       func(c *dsql.Config) { c.RootCAs = x509.NewCertPool() },
+		"check Host, Clust": func(c *dsql.Config) { c.Host = reportID + ".dsql.eu-west-1.on.aws" },
 	} {
 		for _, negotiation := range []string{"direct", "postgres"} {
 			t.Run(name+" "+negotiation, func(t *testing.T) {
@@ -276,6 +276,7 @@ func TestConnectVerifies(t *testing.T) {
 				var certificate *tls.CertificateVerificationError
 				require.ErrorAs(t, err, &certificate)
 				require.ErrorContains(t, err, "TLS handshake")
+				require.ErrorContains(t, err, name)
 				require.Len(t, attempts(), 1)
 				require.Empty(t, attempts()[0].TokenID)
 			})
@@ -480,6 +481,29 @@ func (c *countingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx
 func (c *countingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // The login cannot get lost unnoticed.
+// What the token was signed for cannot be changed behind it, and a check of the user's own is asked once.
+func TestConnConfigChanged(t *testing.T) {
+	for says, change := range map[string]func(*pgx.ConnConfig){
+		"ConnConfig.User: ":      func(cc *pgx.ConnConfig) { cc.User = "app" },
+		"ConnConfig.TLSConfig: ": func(cc *pgx.ConnConfig) { cc.TLSConfig.ServerName = privateName },
+		"not the pinned one": func(cc *pgx.ConnConfig) {
+			cc.TLSConfig.VerifyPeerCertificate = func([][]byte, [][]*x509.Certificate) error { return errors.New("not the pinned one") }
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			c := server.Config()
+			c.OnRetry = func(e dsql.RetryEvent) { t.Error("tried again: ", e.Err) }
+			c.ConnectTimeout = 2 * time.Second
+			cc, err := c.ConnConfig(t.Context())
+			require.NoError(t, err)
+			change(cc)
+			_, err = pgx.ConnectConfig(t.Context(), cc)
+			require.ErrorContains(t, err, says)
+			require.Equal(t, strings.HasPrefix(says, "ConnConfig"), errors.Is(err, dsql.ErrConfig))
+		})
+	}
+}
+
 func TestLoginCannotBeDropped(t *testing.T) {
 	t.Run("replaced in a ConnConfig", func(t *testing.T) {
 		cc, err := server.Config().ConnConfig(t.Context())
@@ -498,6 +522,11 @@ func TestLoginCannotBeDropped(t *testing.T) {
 			cc.AfterNetConnect = func(context.Context, *pgconn.Config, net.Conn) (net.Conn, error) { return nil, nil }
 		})
 		require.ErrorContains(t, err, "neither a connection nor an error")
+	})
+	t.Run("nothing to tune", func(t *testing.T) {
+		conn, err := dsql.Connect(t.Context(), server.Config(), nil)
+		require.NoError(t, err)
+		require.NoError(t, conn.Close(t.Context()))
 	})
 	t.Run("failed in tune", func(t *testing.T) {
 		refused := errors.New("not today")

@@ -27,7 +27,7 @@ const (
 // credentials yet. fallbackRegion is for the SDK's own calls (SSO, STS of a
 // profile) where nothing else says a region.
 func loadAWS(ctx context.Context, c Config, fallbackRegion string) (aws.Config, error) {
-	options := []func(*config.LoadOptions) error{config.WithDefaultRegion(fallbackRegion)}
+	options := []func(*config.LoadOptions) error{config.WithDefaultRegion(fallbackRegion), config.WithLogger(mutedLike(aws.Config{}.Logger))}
 	if c.Profile != "" {
 		options = append(options, config.WithSharedConfigProfile(c.Profile))
 	}
@@ -44,6 +44,14 @@ func loadAWS(ctx context.Context, c Config, fallbackRegion string) (aws.Config, 
 	}
 	return loaded, nil
 }
+
+// muted is a logger that says nothing. The SDK's own would write to stderr what its errors say as well.
+type muted[C any] struct{}
+
+func (muted[C]) Logf(C, string, ...any) {}
+
+// mutedLike makes one of the type that the SDK asks for: its package is none that this module requires.
+func mutedLike[C any](interface{ Logf(C, string, ...any) }) muted[C] { return muted[C]{} }
 
 // credentialsFor returns what signs the tokens. loaded may hold what loadAWS
 // already read.

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -31,7 +33,8 @@ const (
 //
 // A Config is a plain value: copying one is safe, nothing in this package
 // changes one, and one may be used by any number of goroutines at once.
-// Printing, logging or marshalling one shows nothing secret.
+// Printing, logging or marshalling one shows nothing secret; but a Config in an unexported
+// field of yours is printed by fmt itself, Credentials and all, since fmt calls no methods there.
 type Config struct {
 	// Host names the cluster: its public endpoint
 	// (<id>.dsql.<region>.on.aws), its PrivateLink name
@@ -127,7 +130,8 @@ type Config struct {
 	Params map[string]string
 
 	// Logger gets a line for each retry and each token, and never the token; nil is
-	// silent. Retries and failed signings are Warn, the rest is Debug.
+	// silent. Retries and failed signings are Warn; the rest is Debug, and so are retries
+	// while a cluster wakes up.
 	Logger *slog.Logger
 
 	// OnRetry and OnToken are told what Logger is told, for metrics. They are called
@@ -165,8 +169,8 @@ func endpointOf(ctx context.Context, c Config) (Endpoint, *aws.Config, error) {
 
 // ConnConfig returns what pgx needs to connect. It stays good for ever: each
 // connect takes a fresh token, and none is stored in it. Any field may be
-// changed before it is used, with two limits: TLS stays on and verifying, and a func put in
-// AfterNetConnect must call the one that is there first, since that is
+// changed before it is used, with these limits: TLS stays on and verifying, for the same server name;
+// User stays admin, or another than admin (tokens differ); and a func put in AfterNetConnect must call the one that is there first, since that is
 // the login (Connect, NewPool and NewConnector see to that for funcs set in tune).
 // ctx bounds the reading of the AWS environment. The error is ErrConfig or
 // ErrCredentials.
@@ -198,7 +202,9 @@ func tuned(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*pgxpoo
 	}
 	keepLogin(pool.ConnConfig, func() {
 		for _, f := range tune {
-			f(pool.ConnConfig)
+			if f != nil {
+				f(pool.ConnConfig)
+			}
 		}
 	})
 	return pool, nil
@@ -237,6 +243,7 @@ func passOn(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error
 type target struct {
 	endpoint  Endpoint
 	tokens    *TokenSource
+	user      string // that they are for
 	dial      pgconn.DialFunc
 	pacer     *pacer // nil: no pacing
 	earlyAuth bool
@@ -259,7 +266,7 @@ func resolve(ctx context.Context, c Config) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &target{endpoint: e, dial: c.DialFunc, pacer: pacerFor(c, e.ClusterID), earlyAuth: c.EarlyAuth, observe: newObserver(c)}
+	t := &target{endpoint: e, user: c.user(), dial: c.DialFunc, pacer: pacerFor(c, e.ClusterID), earlyAuth: c.EarlyAuth, observe: newObserver(c)}
 	if t.dial == nil {
 		t.dial = newDialer()
 	}
@@ -267,7 +274,7 @@ func resolve(ctx context.Context, c Config) (*target, error) {
 	if lifetime == 0 {
 		lifetime = defaultTokenLifetime
 	}
-	t.tokens = newTokenSource(credentials, e, c.user(), lifetime, t.observe)
+	t.tokens = newTokenSource(credentials, e, t.user, lifetime, t.observe)
 	return t, nil
 }
 
@@ -328,7 +335,13 @@ func (c Config) shown() []slog.Attr {
 	add("ConnectRate", c.ConnectRate != 0, c.ConnectRate)
 	add("ConnectBurst", c.ConnectBurst != 0, c.ConnectBurst)
 	add("DialFunc", c.DialFunc != nil, "set")
-	add("Params", len(c.Params) > 0, c.Params)
+	params := maps.Clone(c.Params)
+	for name, value := range params {
+		if slices.Contains(refused, strings.ToLower(name)) || holdsPassword(name+"="+value) {
+			params[name] = "[hidden]" // it is refused later, by an error beside which the Config may be logged
+		}
+	}
+	add("Params", len(params) > 0, params)
 	add("Logger", c.Logger != nil, "set")
 	add("OnRetry", c.OnRetry != nil, "set")
 	add("OnToken", c.OnToken != nil, "set")

@@ -2,6 +2,7 @@ package dsql
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -100,7 +101,44 @@ func newConnectError(p phase, address, sni string, cause error) *connectError {
 	case errors.Is(cause, errPaced):
 		e.kind, e.advice = ErrRateExceeded, "open fewer connections at once, allow a longer ConnectTimeout or deadline, or raise ConnectRate if the quota was raised"
 	}
+	if e.advice == "" && p != phaseToken {
+		e.advice = e.way()
+	}
 	return e
+}
+
+// way is the way out of what has no sentinel.
+func (e *connectError) way() string {
+	var (
+		pgErr   *pgconn.PgError
+		dns     *net.DNSError
+		unknown x509.UnknownAuthorityError
+		name    x509.HostnameError
+	)
+	switch {
+	case errors.As(e.cause, &pgErr):
+		if pgErr.Code == "3D000" {
+			return "leave Database empty: DSQL has one, postgres"
+		}
+		return ""
+	case errors.As(e.cause, &dns) && dns.IsNotFound:
+		return "check Host; where the name is not known but a tunnel or an address leads there, set DialAddress"
+	case errors.As(e.cause, &unknown):
+		return "a cluster's certificate needs no RootCAs, so something else answers here: for a local endpoint or a proxy set RootCAs (sslrootcert)"
+	case errors.As(e.cause, &name):
+		return "check Host, ClusterID, Region and ServerName, and where DialAddress leads"
+	}
+	return "dsql doctor tells what is in the way"
+}
+
+// endedBy returns a copy that tells how the time for it ended: hooks and logs have e itself, and
+// may read it at any time.
+func (e *connectError) endedBy(ctx context.Context) *connectError {
+	ended := *e
+	if ended.ended = ctx.Err(); ended.ended == nil {
+		ended.ended = context.DeadlineExceeded // which pacing saw coming
+	}
+	return &ended
 }
 
 // passing tells whether trying again can help.

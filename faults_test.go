@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -306,6 +307,44 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 }
 
 // The server's clock is a quarter of an hour ahead: the error says by how much.
+// A hook may keep the error of an attempt, and read it at any time.
+func TestRetryEventsKeep(t *testing.T) {
+	t.Parallel()
+	s := dsqltest.New(t)
+	s.RefuseNext(1000, dsqltest.RefuseConnections)
+	c := s.Config()
+	c.ConnectTimeout = 300 * time.Millisecond
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	texts := map[error]string{}
+	over := make(chan struct{})
+	c.OnRetry = func(e dsql.RetryEvent) {
+		mu.Lock()
+		defer mu.Unlock()
+		texts[e.Err] = e.Err.Error()
+		wg.Go(func() {
+			for {
+				select {
+				case <-over:
+					return
+				default:
+					_ = e.Err.Error()
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	_, err := dsql.Connect(t.Context(), c)
+	close(over)
+	wg.Wait()
+	require.ErrorIs(t, err, dsql.ErrTooManyConnections)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.NotEmpty(t, texts)
+	for e, text := range texts {
+		require.Equal(t, text, e.Error())
+	}
+}
+
 func TestConnectSkewedClock(t *testing.T) {
 	s := dsqltest.New(t, dsqltest.WithClock(func() time.Time { return time.Now().Add(20 * time.Minute) }))
 	_, err := dsql.Connect(t.Context(), s.Config())

@@ -12,7 +12,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -97,6 +96,12 @@ func (t *target) newLogin(config *pgconn.Config, conn net.Conn) (l *login, first
 	if err := checkTLSConfig(config.TLSConfig); err != nil {
 		return nil, nil, err
 	}
+	if (config.User == adminUser) != (t.user == adminUser) {
+		return nil, nil, configError("ConnConfig.User", "was changed from %q to %q, but admin's tokens are signed otherwise than those of all others; set Config.User", t.user, config.User)
+	}
+	if name := config.TLSConfig.ServerName; name != t.endpoint.ServerName {
+		return nil, nil, configError("ConnConfig.TLSConfig", "has ServerName %q, but the token is signed for %q; set Config.ServerName", name, t.endpoint.ServerName)
+	}
 	l = &login{
 		target:     t,
 		tls:        config.TLSConfig,
@@ -144,10 +149,7 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 			refused = failed
 		case refused != nil && (ctx.Err() != nil || failed.phase == phasePacing):
 			// Out of time on the way to another answer: the last one says more.
-			refused.ended, failed = context.DeadlineExceeded, refused
-			if err := ctx.Err(); err != nil {
-				failed.ended = err
-			}
+			failed = refused.endedBy(ctx)
 		}
 		failed.attempts, failed.elapsed = attempts, time.Since(began)
 		if failed.ended != nil {
@@ -171,11 +173,12 @@ func (l *login) run(ctx context.Context, first net.Conn) (*sessionConn, error) {
 			return nil, failed
 		}
 		l.target.observe.retry(ctx, RetryEvent{Attempt: attempts, Err: failed, Wait: wait, Elapsed: failed.elapsed})
-		if err := sleep(ctx, wait); err != nil {
+		if sleep(ctx, wait) != nil {
 			if refused != nil {
 				failed = refused
 			}
-			failed.ended, failed.attempts, failed.elapsed = err, attempts, time.Since(began)
+			failed = failed.endedBy(ctx)
+			failed.attempts, failed.elapsed = attempts, time.Since(began)
 			return nil, failed
 		}
 	}
@@ -414,6 +417,7 @@ func passes(phase phase, err error) bool {
 		address *net.AddrError
 		parse   *net.ParseError
 		op      *net.OpError
+		network net.Error
 	)
 	switch {
 	case phase == phaseToken:
@@ -422,10 +426,11 @@ func passes(phase phase, err error) bool {
 		return !dns.IsNotFound
 	case errors.As(err, &address), errors.As(err, &parse):
 		return false
-	case phase == phaseTLS && strings.HasPrefix(err.Error(), "tls: "):
-		return false // what crypto/tls says of the server, most of it without a type: certificate, version, not TLS at all
 	case errors.As(err, &op) && op.Op == "remote error":
 		return false // an alert, which TLS 1.3 may send as late as in the login
+	case phase == phaseTLS:
+		// All else is what crypto/tls, or a check of the user's own, has to say of the server.
+		return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
 	case errors.Is(err, errPaced), errors.Is(err, errNoTLS), errors.Is(err, errProtocol), errors.Is(err, ErrConfig):
 		return false
 	}

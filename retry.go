@@ -132,6 +132,9 @@ func RunTx(ctx context.Context, db TxBeginner, fn func(tx pgx.Tx) error, opts ..
 		if tx.conn != nil && tx.conn.IsClosed() {
 			return lost, pgconn.ErrConnClosed
 		}
+		if tx.conn != nil && tx.conn.PgConn().IsBusy() {
+			return failed, errOpenRows
+		}
 		committing = true
 		err = tx.commit(ctx)
 		if errors.Is(err, errSwallowed) {

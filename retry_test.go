@@ -723,6 +723,23 @@ func TestConnectionLostEveryTime(t *testing.T) {
 	}
 }
 
+func TestRunTxOpenRows(t *testing.T) {
+	t.Parallel()
+	b := newBank(t, 1, 2)
+	for _, statement := range []string{"select 1", "update accounts set balance = balance + 1 returning id"} {
+		err := dsql.RunTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(t.Context(), "select 1"); err != nil { // begins
+				return err
+			}
+			_, err := tx.Query(t.Context(), statement)
+			return err
+		})
+		require.ErrorContains(t, err, "rows of a query were open")
+	}
+	require.Zero(t, b.one(t, "select balance from accounts"))
+	require.ErrorIs(t, dsql.RunSQLTx(t.Context(), b.db, func(*sql.Tx) error { return nil }, dsql.WithTxOptions(pgx.TxOptions{BeginQuery: "begin read only"})), dsql.ErrConfig)
+}
+
 // An attempt that ctx cuts short does not hide why there was another.
 func TestConflictShowsBehindContext(t *testing.T) {
 	t.Parallel()

@@ -32,6 +32,16 @@ func TestNothingSecretIsShown(t *testing.T) {
 	c.Credentials = credentials.NewStaticCredentialsProvider("ASIASECRETS", key.SecretAccessKey, sessionToken)
 	c.Logger = slog.New(slog.NewJSONHandler(&logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 
+	misplaced := c
+	misplaced.Params = map[string]string{"Password": "hunter2", "search_path": "x", "options": "password=hunter2"}
+	shown, err := json.Marshal(misplaced)
+	require.NoError(t, err)
+	for _, text := range []string{fmt.Sprintf("%+v", misplaced), string(shown)} {
+		require.NotContains(t, text, "hunter2")
+		require.Contains(t, text, "search_path")
+	}
+	require.Equal(t, "hunter2", misplaced.Params["Password"])
+
 	source, err := dsql.NewTokenSource(t.Context(), c)
 	require.NoError(t, err)
 	token, err := source.Token(t.Context())

@@ -313,7 +313,13 @@ func (s *soak) runSQLTx(ctx context.Context, random *rand.Rand, id string) ([]st
 	})
 }
 
-func (s *soak) exec(ctx context.Context, _ *rand.Rand, id string) ([]string, error) {
+func (s *soak) exec(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
+	if random.IntN(2) == 0 { // without arguments, which is the simple protocol
+		return []string{id}, dsql.Retry(ctx, func(ctx context.Context) error {
+			_, err := s.db.ExecContext(ctx, "insert into ledger values ('"+id+"')")
+			return err
+		})
+	}
 	_, err := dsql.Exec(ctx, s.pool, "insert into ledger values ($1)", []any{id})
 	return []string{id}, err
 }

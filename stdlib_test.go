@@ -3,6 +3,7 @@ package dsql_test
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"net/url"
 	"os"
@@ -197,4 +198,21 @@ func TestSQLConnQueriesOnce(t *testing.T) {
 			})
 		}
 	}
+}
+
+// A connection that died while it was idle is pinged before it is used again, and not for longer than pool_ping_timeout.
+func TestSQLConnPingTimeout(t *testing.T) {
+	s := dsqltest.New(t)
+	c := s.Config()
+	c.Params = map[string]string{"pool_ping_timeout": "100ms"}
+	connector, err := dsql.NewConnector(t.Context(), c)
+	require.NoError(t, err)
+	s.SetFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnQuery, Effect: dsqltest.Silence}))
+	conn, err := connector.Connect(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	require.ErrorIs(t, conn.(driver.SessionResetter).ResetSession(ctx), driver.ErrBadConn)
+	require.NoError(t, ctx.Err())
 }

@@ -300,7 +300,7 @@ func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected i
 		creds, err := provider.Retrieve(ctx)
 		switch now := time.Now(); {
 		case err != nil:
-			return Token{}, fmt.Errorf("%w: %w", ErrCredentials, err)
+			return Token{}, fmt.Errorf("%w: %w; check them with aws sts get-caller-identity, or set Config.Credentials or Config.Profile", ErrCredentials, err)
 		case creds.AccessKeyID == "" || creds.SecretAccessKey == "":
 			return Token{}, fmt.Errorf("%w: the provider returned empty ones; check Config.Credentials or the AWS environment", ErrCredentials)
 		case creds.CanExpire && !now.Before(creds.Expires):

@@ -15,6 +15,7 @@ var (
 	errNested    = errors.New("dsql: DSQL has no savepoints, so transactions do not nest; use the transaction that there is")
 	errSwallowed = errors.New("dsql: fn returned nil although one of its statements had failed; let it return that error")
 	errOwned     = errors.New("dsql: RunTx commits and rolls back; return nil or an error")
+	errOpenRows  = errors.New("dsql: fn returned while the rows of a query were open; close them, or read them to the end")
 	errNotBegun  = errors.New("dsql: BEGIN was sent with the first statement, and the server did not begin")
 )
 
