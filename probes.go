@@ -286,7 +286,7 @@ func greet(ctx context.Context, conn net.Conn, user, database string) finding {
 // login opens a session as Connect does, in one attempt. conn is nil when that fails.
 func (p *prober) login(ctx context.Context, tokens *TokenSource, w way, early bool) (conn *pgx.Conn, f finding) {
 	t := &target{
-		endpoint: p.endpoint, tokens: tokens, earlyAuth: early, observe: newObserver(Config{}),
+		endpoint: p.endpoint, tokens: tokens, user: p.config.user(), earlyAuth: early, observe: newObserver(Config{}),
 		dial: func(ctx context.Context, network, _ string) (net.Conn, error) { return p.dial(ctx, network, p.address) },
 	}
 	c := p.config
