@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"runtime"
 	"slices"
 	"strings"
@@ -98,6 +99,7 @@ type soak struct {
 	db          *sql.DB
 	calm        atomic.Bool // no more faults
 	credentials atomic.Uint64
+	dials       atomic.Int64
 
 	mu      sync.Mutex // guards what follows
 	written map[string]fate
@@ -129,6 +131,10 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	s.createTables()
 
 	s.config.Credentials = aws.NewCredentialsCache(aws.CredentialsProviderFunc(s.retrieve))
+	s.config.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		s.dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, address)
+	}
 	s.config.TokenLifetime = 3 * time.Second
 	s.config.ConnectTimeout = 4 * time.Second
 	s.config.Params = map[string]string{"pool_max_conns": "12"}
@@ -239,18 +245,22 @@ func (s *soak) spoil() {
 	})
 }
 
-// refuse has logins refused, in every way that there is.
+// refuse has logins refused, in every way that there is, but not more than one in ten: connects that are
+// refused slow down, and refusals that went on by the clock would soon be all that they meet.
 func (s *soak) refuse(ctx context.Context) {
 	random := s.random("refusals", 0)
 	refusals := []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseExpired, dsqltest.RefuseAccess}
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()
-	for {
+	for refused := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			s.server.RefuseNext(1+random.IntN(3), refusals[random.IntN(len(refusals))])
+			if n := 1 + random.IntN(3); int64(refused+n) <= s.dials.Load()/10 {
+				s.server.RefuseNext(n, refusals[random.IntN(len(refusals))])
+				refused += n
+			}
 		}
 	}
 }
