@@ -27,7 +27,7 @@ const schemaTimeout = time.Minute
 //
 // No fault strikes these statements, and they are neither in Attempts nor in Transactions.
 func WithSchema(fsys fs.FS, pattern string) Option {
-	return func(o *options) { o.scripts, o.pattern = fsys, pattern }
+	return func(o *options) { o.withSchema, o.scripts, o.pattern = true, fsys, pattern }
 }
 
 // Schema makes a schema for one test, so that tests which run in parallel can share a server,
@@ -82,11 +82,14 @@ func (s *Server) runScripts(ctx context.Context, schema string) error {
 		return nil
 	}
 	files, err := fs.Glob(s.scripts, s.pattern)
-	if err == nil && len(files) == 0 {
-		err = errors.New("no file matches")
-	}
 	if err != nil {
 		return fmt.Errorf("dsqltest: WithSchema: pattern %q: %w: use one such as *.sql", s.pattern, err)
+	}
+	if len(files) == 0 {
+		if _, err := fs.ReadDir(s.scripts, "."); err != nil { // Glob does not tell
+			return fmt.Errorf("dsqltest: WithSchema: the root of the FS cannot be read: %w; os.DirFS counts from the working directory, in tests that of the package", err)
+		}
+		return fmt.Errorf("dsqltest: WithSchema: no file of the FS matches %q; patterns do not descend into directories: write one from the FS's root on, such as schema/*.sql", s.pattern)
 	}
 	w := s.openInternal(ctx, schema)
 	defer w.close()

@@ -3,6 +3,8 @@ package dsqltest
 import (
 	"context"
 	"fmt"
+	"io/fs"
+	"os"
 	"testing"
 	"testing/fstest"
 
@@ -36,10 +38,11 @@ func TestWithSchema(t *testing.T) {
 
 func TestWithSchemaFails(t *testing.T) {
 	for name, tt := range map[string]struct {
-		files fstest.MapFS
+		files fs.FS
 		want  string
 	}{
-		"nothing":     {scripts(), `dsqltest: WithSchema: pattern "*.sql": no file matches`},
+		"nothing":     {scripts(), `dsqltest: WithSchema: no file of the FS matches "*.sql"; patterns do not descend into directories: write one from the FS's root on, such as schema/*.sql`},
+		"no root":     {os.DirFS("missing"), "dsqltest: WithSchema: the root of the FS cannot be read: open .: no such file or directory; os.DirFS counts from the working directory, in tests that of the package"},
 		"a rule":      {scripts("create table t (id int)", "\n-- é\n\ncreate index on t (id);"), "dsqltest: WithSchema: 002.sql:4: create index on t (id): ERROR: unsupported mode"},
 		"two changes": {scripts("begin;\ncreate table t (id int);\ncreate table u (id int);\ncommit"), "001.sql:3: create table u (id int): ERROR: multiple ddl"},
 		"PostgreSQL":  {scripts("select 1;\nselect 1/0"), "001.sql:2: select 1/0: ERROR: division by zero"},

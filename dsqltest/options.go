@@ -27,8 +27,9 @@ type options struct {
 	address       string
 	dataDir       string
 	authorityFile string
+	withSchema    bool // scripts and pattern were given
 	scripts       fs.FS
-	pattern       string // of the scripts
+	pattern       string
 	now           func() time.Time
 	conditions    conditions // at the start
 }
@@ -102,6 +103,7 @@ func WithAuthorityFile(file string) Option {
 
 var (
 	clusterIDPattern = regexp.MustCompile(`^[a-z0-9]{26}$`)
+	regionPattern    = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$`) // as package dsql has it
 	labelPattern     = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 )
 
@@ -134,7 +136,7 @@ func (o *options) check() error {
 	if !clusterIDPattern.MatchString(o.clusterID) {
 		return fmt.Errorf("dsqltest: WithClusterID: %q is not a cluster ID: use 26 characters of a-z and 0-9", o.clusterID)
 	}
-	if !labelPattern.MatchString(o.region) {
+	if !regionPattern.MatchString(o.region) {
 		return fmt.Errorf("dsqltest: WithRegion: %q is not a region: use one such as us-east-1", o.region)
 	}
 	if !labelPattern.MatchString(o.suffix) {
@@ -151,6 +153,9 @@ func (o *options) check() error {
 	}
 	if o.now == nil {
 		return errors.New("dsqltest: WithClock: no clock given: leave the option out for time.Now")
+	}
+	if o.withSchema && o.scripts == nil {
+		return errors.New("dsqltest: WithSchema: no FS given: use one such as os.DirFS(\"testdata\"), or leave the option out")
 	}
 	host, _, err := net.SplitHostPort(o.address)
 	if err != nil {

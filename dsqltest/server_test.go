@@ -68,6 +68,9 @@ func TestOptions(t *testing.T) {
 	}{
 		"cluster ID":     {WithClusterID("ABC"), "WithClusterID"},
 		"region":         {WithRegion("us east"), "WithRegion"},
+		"no hyphen":      {WithRegion("useast1"), "WithRegion"},
+		"two parts":      {WithRegion("east-1"), "WithRegion"},
+		"a zone":         {WithRegion("us-east-1a"), "WithRegion"},
 		"suffix":         {WithPrivateLinkSuffix(""), "WithPrivateLinkSuffix"},
 		"VPC endpoint":   {WithVPCEndpoint("vpce-1.dsql-other.us-east-1.vpce.amazonaws.com"), "WithVPCEndpoint"},
 		"no vpce":        {WithVPCEndpoint("x.dsql-fnh4.us-east-1.vpce.amazonaws.com"), "WithVPCEndpoint"},
@@ -77,6 +80,8 @@ func TestOptions(t *testing.T) {
 		"empty role":     {WithRoles(""), "WithRoles"},
 		"long role":      {WithRoles(strings.Repeat("r", 64)), "WithRoles"},
 		"clock":          {WithClock(nil), "WithClock"},
+		"no FS":          {WithSchema(nil, "*.sql"), "WithSchema"},
+		"no pattern":     {WithSchema(nil, ""), "WithSchema"},
 		"every address":  {WithAddress(":0"), "WithAddress"},
 		"wildcard":       {WithAddress("0.0.0.0:0"), "WithAddress"},
 		"other address":  {WithAddress("192.0.2.1:0"), "WithAddress"},
@@ -101,6 +106,8 @@ func TestNames(t *testing.T) {
 
 	s = unstarted(t, WithRegion("cn-north-1"), WithPrivateLinkSuffix("ab1c"))
 	require.Regexp(t, `\.dsql-ab1c\.cn-north-1\.vpce\.amazonaws\.com\.cn$`, s.VPCEndpoint())
+
+	require.Contains(t, unstarted(t, WithRegion("us-gov-west-1")).Endpoint(), ".dsql.us-gov-west-1.on.aws")
 
 	// The case that was reported, under its own names.
 	s = unstarted(t, WithClusterID("vftmkydwxvxys6asbsc6ih2the"), WithVPCEndpoint("vpce-07acca8bd8980c621-nruuwp08.dsql-fnh4.us-east-1.vpce.amazonaws.com"))

@@ -43,13 +43,14 @@ var statuses = map[dsql.Verdict]int{
 func (c *command) doctor(ctx context.Context, args []string) (status int, err error) {
 	flags := newFlags("doctor")
 	asJSON := flags.Bool("json", false, "")
-	timeout := flags.Duration("timeout", doctorTimeout, "")
+	timeout := doctorTimeout
+	flags.Func("timeout", "", durationInto(&timeout))
 	file := flags.String("compare", "", "")
 	if args, err = parse(flags, args); err != nil {
 		return 0, err
 	}
-	if *timeout <= 0 {
-		return 0, usageError(fmt.Sprintf("--timeout is %s; set it to a time above 0, such as 20s", *timeout))
+	if timeout <= 0 {
+		return 0, usageError(fmt.Sprintf("--timeout is %s; set it to a time above 0, such as 20s", timeout))
 	}
 	connString, err := c.connString(args)
 	if err != nil {
@@ -61,7 +62,7 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 			return 0, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, *timeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
 	paint := func(_, text string) string { return text }

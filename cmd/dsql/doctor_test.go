@@ -148,7 +148,7 @@ func TestDoctorTimeout(t *testing.T) {
 	require.NoError(t, err)
 	defer silent.Close()
 	began := time.Now()
-	got := runBinary(t, nil, "doctor", "--timeout", "3s", "--json", "dsql://admin@"+server.Endpoint()+"?dial_address="+silent.Addr().String())
+	got := runBinary(t, nil, "doctor", "--timeout", "3", "--json", "dsql://admin@"+server.Endpoint()+"?dial_address="+silent.Addr().String())
 	took := time.Since(began)
 	require.Equal(t, exitNetwork, got.status, got.stdout+got.stderr)
 	var r dsql.Report

@@ -87,7 +87,7 @@ func (c *command) local(ctx context.Context, args []string) (err error) {
 	defer cancel()
 	server, err := dsqltest.Start(starting, options...)
 	if err != nil {
-		return err
+		return byFlag(err)
 	}
 	defer func() { err = errors.Join(err, server.Close()) }()
 
@@ -110,6 +110,23 @@ func (c *command) local(ctx context.Context, args []string) (err error) {
 	c.print(c.stdout, c.exports(server, id, ca)+"# ready: Ctrl-C ends it\n")
 	<-ctx.Done()
 	return nil
+}
+
+// byFlag says an error of dsqltest's options in the terms of the command line.
+func byFlag(err error) error {
+	for option, flag := range map[string]string{
+		"WithAddress": "--listen", "WithClusterID": "--cluster-id", "WithRegion": "--region", "WithRoles": "--role",
+	} {
+		text, ok := strings.CutPrefix(err.Error(), "dsqltest: "+option+": ")
+		if !ok {
+			continue
+		}
+		if system := new(os.SyscallError); errors.As(err, &system) { // an address that is in use, for one
+			return fmt.Errorf("%s: %s", flag, text)
+		}
+		return usageError(flag + ": " + text)
+	}
+	return err
 }
 
 // exports is what other programs need. All of it, with the line that follows, can be sourced by a shell.

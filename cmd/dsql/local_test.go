@@ -213,6 +213,7 @@ func TestLocalCannotStart(t *testing.T) {
 	tmp := t.TempDir()
 	got := runBinary(t, []string{"TMPDIR=" + tmp}, "local", "--listen", listener.Addr().String())
 	require.Equal(t, exitFailure, got.status)
+	require.Contains(t, got.stderr, "dsql local: --listen: listen tcp ")
 	require.Contains(t, got.stderr, "address already in use")
 	require.Empty(t, got.stdout)
 	left, err := os.ReadDir(tmp)

@@ -6,6 +6,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -15,8 +16,11 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/dsqlgo/dsql"
 )
@@ -80,10 +84,12 @@ func (c *command) run(ctx context.Context, args []string) int {
 		status, err = c.psql(ctx, args)
 	case "local":
 		status, err = exitOK, c.local(ctx, args)
+	case "version", "-version", "--version":
+		name, err = "version", c.version(args)
 	case "help", "-h", "-help", "--help":
 		name, err = "help", c.help(args)
 	default:
-		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, local and help\n", name)
+		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, local, version and help\n", name)
 		return exitUsage
 	}
 	var usage usageError
@@ -122,9 +128,32 @@ func (c *command) help(args []string) error {
 	return nil
 }
 
-// manual is the page on a subcommand, the program's own for "" and "help", and "" where there is none.
+// version prints one line, for a ticket. There is a revision where it was built in a checkout.
+func (c *command) version(args []string) error {
+	args, err := parse(newFlags("version"), args)
+	if err != nil {
+		return err
+	}
+	if len(args) > 0 {
+		return usageError("it takes no argument")
+	}
+	version, revision := "(devel)", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version = cmp.Or(info.Main.Version, version)
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				revision = " (" + s.Value + ")"
+			}
+		}
+	}
+	c.print(c.stdout, fmt.Sprintf("dsql %s%s, %s %s/%s\n", version, revision, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+	return nil
+}
+
+// manual is the page on a subcommand, the program's own for "", "help" and "version", and "" where
+// there is none.
 func manual(name string) string {
-	if name == "" || name == "help" {
+	if name == "" || name == "help" || name == "version" {
 		name = "dsql"
 	}
 	text, err := help.ReadFile("help/" + name + ".txt")
@@ -163,6 +192,20 @@ func parse(flags *flag.FlagSet, args []string) ([]string, error) {
 		}
 		rest = append(rest, flags.Arg(0))
 		args = flags.Args()[1:]
+	}
+}
+
+// durationInto reads whole seconds or a Go duration into d, as token_lifetime of a connection string is
+// written.
+func durationInto(d *time.Duration) func(string) error {
+	return func(value string) (err error) {
+		if strings.Trim(value, "0123456789") == "" {
+			value += "s"
+		}
+		if *d, err = time.ParseDuration(value); err != nil {
+			return errors.New("write it like 900, 900s or 15m")
+		}
+		return nil
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -160,7 +161,7 @@ func TestUsage(t *testing.T) {
 		stderr string
 	}{
 		{"", exitUsage, "SYNOPSIS"},
-		{"doctr", exitUsage, `dsql: "doctr" is not a command; there are doctor, token, psql, local and help`},
+		{"doctr", exitUsage, `dsql: "doctr" is not a command; there are doctor, token, psql, local, version and help`},
 		{"help doctr", exitUsage, `there is no page on "doctr"`},
 		{"help doctor token", exitUsage, "there is no page"},
 		{"doctor", exitUsage, "dsql doctor: no connection string: give one"},
@@ -169,17 +170,25 @@ func TestUsage(t *testing.T) {
 		{"doctor host=a host=b", exitUsage, "more than one connection string"},
 		{"doctor --jsn x", exitUsage, "-jsn; see dsql help doctor"},
 		{"doctor host=a --jsn", exitUsage, "-jsn; see dsql help doctor"},
-		{"doctor --timeout soon x", exitUsage, "-timeout"},
+		{"doctor --timeout soon x", exitUsage, `invalid value "soon" for flag -timeout: write it like 900, 900s or 15m; see dsql help doctor`},
+		{"doctor --timeout 0 x", exitUsage, "--timeout is 0s; set it to a time above 0"},
 		{"doctor --timeout 0s x", exitUsage, "--timeout is 0s; set it to a time above 0"},
 		{"doctor --compare /nowhere/x.json x", exitUsage, "--compare: open /nowhere/x.json"},
 		{"doctor --compare main.go x", exitUsage, "main.go holds no report"},
 		{"token --expires-in 500ms x", exitUsage, "--expires-in is 500ms; set it to whole seconds from 1s to 168h"},
 		{"token --expires-in 0s x", exitUsage, "--expires-in is 0s"},
 		{"token --expires-in 168h1s x", exitUsage, "--expires-in is 168h0m1s"},
+		{"token --expires-in 604801 x", exitUsage, "--expires-in is 168h0m1s"},
+		{"token --expires-in 8d x", exitUsage, `invalid value "8d" for flag -expires-in: write it like 900, 900s or 15m`},
 		{"psql -c x", exitUsage, "psql's own arguments go behind --"},
 		{"local dsql://x", exitUsage, "it takes no connection string"},
-		{"local --listen 0.0.0.0:0", exitFailure, "is not a loopback address"},
-		{"local --cluster-id x", exitFailure, "is not a cluster ID"},
+		{"local --listen 0.0.0.0:0", exitUsage, `dsql local: --listen: "0.0.0.0:0" is not a loopback address`},
+		{"local --listen 5432", exitUsage, "dsql local: --listen: address 5432: missing port"},
+		{"local --listen 127.0.0.1:99999", exitUsage, "dsql local: --listen: listen tcp: address 99999: invalid port"},
+		{"local --cluster-id x", exitUsage, `dsql local: --cluster-id: "x" is not a cluster ID`},
+		{"local --region x", exitUsage, `dsql local: --region: "x" is not a region`},
+		{"local --role app --role admin", exitUsage, `dsql local: --role: "admin" is taken`},
+		{"version x", exitUsage, "dsql version: it takes no argument"},
 		{"token dsql://admin@nowhere", exitConfig, "dsql token: invalid configuration: ClusterID"},
 		{"psql mysql://x", exitConfig, "dsql psql: invalid configuration: connection string"},
 	} {
@@ -195,7 +204,7 @@ func TestUsage(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	sections := regexp.MustCompile(`(?m)^[A-Z][A-Z ]+$`)
-	for _, name := range []string{"", "doctor", "token", "psql", "local"} {
+	for _, name := range []string{"", "doctor", "token", "psql", "local", "version"} {
 		page := manual(name)
 		got := runHere(t, nil, slices.DeleteFunc([]string{"help", name}, func(s string) bool { return s == "" })...)
 		require.Equal(t, result{stdout: page}, got)
@@ -205,7 +214,7 @@ func TestHelp(t *testing.T) {
 		found := sections.FindAllString(page, -1)
 		require.Equal(t, []string{"NAME", "SYNOPSIS"}, found[:2])
 		wanted := []string{"EXIT STATUS", "EXAMPLES"}
-		if name != "" {
+		if name != "" && name != "version" { // which is on the program's page
 			wanted = append(wanted, "DESCRIPTION", "OPTIONS")
 		}
 		require.Subset(t, found, wanted, name)
@@ -237,6 +246,15 @@ func TestHelpNamesEveryOption(t *testing.T) {
 			got = append(got, m[1])
 		}
 		require.ElementsMatch(t, want, got, name)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for _, arg := range []string{"version", "-version", "--version"} {
+		got := runBinary(t, nil, arg)
+		require.Equal(t, exitOK, got.status, got.stderr)
+		require.Empty(t, got.stderr)
+		require.Regexp(t, `^dsql (v\d\S*|\(devel\))( \([0-9a-f]{40}\))?, go\S+ `+runtime.GOOS+"/"+runtime.GOARCH+`\n$`, got.stdout)
 	}
 }
 

@@ -12,7 +12,8 @@ import (
 func (c *command) token(ctx context.Context, args []string) error {
 	flags := newFlags("token")
 	reveal := flags.Bool("reveal", false, "")
-	lifetime := flags.Duration("expires-in", 0, "")
+	var lifetime time.Duration
+	flags.Func("expires-in", "", durationInto(&lifetime))
 	args, err := parse(flags, args)
 	if err != nil {
 		return err
@@ -26,15 +27,15 @@ func (c *command) token(ctx context.Context, args []string) error {
 	}
 	given := false
 	flags.Visit(func(f *flag.Flag) { given = given || f.Name == "expires-in" })
-	if given && (*lifetime < time.Second || *lifetime > 7*24*time.Hour || *lifetime%time.Second != 0) {
-		return usageError(fmt.Sprintf("--expires-in is %s; set it to whole seconds from 1s to 168h (7 days)", *lifetime))
+	if given && (lifetime < time.Second || lifetime > 7*24*time.Hour || lifetime%time.Second != 0) {
+		return usageError(fmt.Sprintf("--expires-in is %s; set it to whole seconds from 1s to 168h (7 days)", lifetime))
 	}
 	config, err := dsql.ParseConfig(connString)
 	if err != nil {
 		return err
 	}
 	if given {
-		config.TokenLifetime = *lifetime
+		config.TokenLifetime = lifetime
 	}
 	token, err := signToken(ctx, config)
 	if err != nil {

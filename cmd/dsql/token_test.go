@@ -35,6 +35,7 @@ func TestToken(t *testing.T) {
 		{[]string{serverURL("app") + "&token_lifetime=5m", "--expires-in", "1h"}, "DbConnect", "3600"},
 		{[]string{"--expires-in", "168h", serverURL("app")}, "DbConnect", "604800"},
 		{[]string{"--expires-in=3s", serverURL("app")}, "DbConnect", "3"},
+		{[]string{"--expires-in", "900", serverURL("app")}, "DbConnect", "900"},
 	} {
 		got := runHere(t, nil, append([]string{"token"}, tt.args...)...)
 		require.Equal(t, exitOK, got.status, got.stderr)
