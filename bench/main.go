@@ -115,10 +115,16 @@ type variant struct {
 }
 
 // compare measures variants in turns, and adds a row for each. A first round warms up and does not count.
+// Every other round goes backwards, since what comes behind another meets what that one left.
 func (t *table) compare(ctx context.Context, group, unit string, rounds int, variants ...variant) error {
 	samples := make([][]float64, len(variants))
 	for round := range rounds + 1 {
-		for i, v := range variants {
+		for turn := range variants {
+			i := turn
+			if round%2 == 1 {
+				i = len(variants) - 1 - turn
+			}
+			v := variants[i]
 			if err := ctx.Err(); err != nil {
 				return err
 			}

@@ -38,7 +38,7 @@ func coldStarts(ctx context.Context, e *endpoint, t *table) error {
 			}
 			variants = append(variants, variant{c.name, func() (float64, error) { return firstLine(ctx, binary, e.environment()) }})
 		}
-		if err := t.compare(ctx, fmt.Sprintf("cold start to first row, %d ms round trip", rtt.Milliseconds()), "ms", 21, variants...); err != nil {
+		if err := t.compare(ctx, fmt.Sprintf("cold start to first row, %d ms round trip", rtt.Milliseconds()), "ms", 101, variants...); err != nil {
 			return err
 		}
 	}

@@ -16,7 +16,9 @@ import (
 
 const (
 	queryConns = 16 // a pool's, where that many goroutines use it
-	queryTime  = time.Second
+	queryTime  = 100 * time.Millisecond
+	warmUp     = 20 * time.Millisecond
+	queryTurns = 81
 )
 
 // queries measures a steady state: what a query costs on connections that are open.
@@ -62,9 +64,17 @@ func queriesBy(ctx context.Context, t *table, e *endpoint, goroutines int) error
 		db.SetMaxIdleConns(conns)
 	}
 
+	// Each turn has new connections, and there are many: one may be a tenth faster than another for all its life.
+	measure := func(query func() error) (float64, error) {
+		if _, err := throughput(goroutines, warmUp, query); err != nil {
+			return 0, err
+		}
+		return throughput(goroutines, queryTime, query)
+	}
 	pool := func(p *pgxpool.Pool) func() (float64, error) {
 		return func() (float64, error) {
-			return throughput(goroutines, func() error {
+			p.Reset()
+			return measure(func() error {
 				var one int
 				return p.QueryRow(ctx, "select 1").Scan(&one)
 			})
@@ -72,28 +82,30 @@ func queriesBy(ctx context.Context, t *table, e *endpoint, goroutines int) error
 	}
 	db := func(db *sql.DB) func() (float64, error) {
 		return func() (float64, error) {
-			return throughput(goroutines, func() error {
+			db.SetMaxIdleConns(0)
+			db.SetMaxIdleConns(conns)
+			return measure(func() error {
 				var one int
 				return db.QueryRowContext(ctx, "select 1").Scan(&one)
 			})
 		}
 	}
 	group := fmt.Sprintf("queries, %d goroutines", goroutines)
-	if err := t.compare(ctx, group, "per second", 9, variant{"pgxpool", pool(plain)}, variant{"dsql.NewPool", pool(ours)}); err != nil {
+	if err := t.compare(ctx, group, "per second", queryTurns, variant{"pgxpool", pool(plain)}, variant{"dsql.NewPool", pool(ours)}); err != nil {
 		return err
 	}
-	return t.compare(ctx, group+", database/sql", "per second", 5, variant{"pgx/stdlib", db(plainDB)}, variant{"dsql.OpenDB", db(ourDB)})
+	return t.compare(ctx, group+", database/sql", "per second", queryTurns, variant{"pgx/stdlib", db(plainDB)}, variant{"dsql.OpenDB", db(ourDB)})
 }
 
 // throughput runs f in goroutines for a while and returns how often a second it ran.
-func throughput(goroutines int, f func() error) (float64, error) {
+func throughput(goroutines int, d time.Duration, f func() error) (float64, error) {
 	var done atomic.Int64
 	var failed atomic.Value
 	var wg sync.WaitGroup
 	began := time.Now()
 	for range goroutines {
 		wg.Go(func() {
-			for time.Since(began) < queryTime && failed.Load() == nil {
+			for time.Since(began) < d && failed.Load() == nil {
 				if err := f(); err != nil {
 					failed.Store(err)
 				}
