@@ -170,8 +170,8 @@ func endpointOf(ctx context.Context, c Config) (Endpoint, *aws.Config, error) {
 // ConnConfig returns what pgx needs to connect. It stays good for ever: each
 // connect takes a fresh token, and none is stored in it. Any field may be
 // changed before it is used, with these limits: TLS stays on and verifying, for the same server name;
-// User stays admin, or another than admin (tokens differ); and a func put in AfterNetConnect must call the one that is there first, since that is
-// the login (Connect, NewPool and NewConnector see to that for funcs set in tune).
+// User stays admin, or another than admin (tokens differ); and a func put in
+// AfterNetConnect must call the one that is there first, since that is the login (Connect, NewPool and NewConnector see to that for funcs set in tune).
 // ctx bounds the reading of the AWS environment. The error is ErrConfig or
 // ErrCredentials.
 func (c Config) ConnConfig(ctx context.Context) (*pgx.ConnConfig, error) {

@@ -141,9 +141,12 @@ func (c *sqlConn) ResetSession(ctx context.Context) error {
 	if !c.IsValid() {
 		return driver.ErrBadConn
 	}
-	// It pings what was idle for a second, which a dead network would let last until ctx ends.
-	ctx, cancel := context.WithTimeout(ctx, c.pingTimeout)
-	defer cancel()
+	if c.pingTimeout > 0 {
+		// It pings what was idle for a second, which a dead network would let last until ctx ends.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.pingTimeout)
+		defer cancel()
+	}
 	return c.stdlibConn.ResetSession(ctx)
 }
 

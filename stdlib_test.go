@@ -200,6 +200,18 @@ func TestSQLConnQueriesOnce(t *testing.T) {
 	}
 }
 
+// As with pgxpool, a pool_ping_timeout of 0 is no bound.
+func TestSQLConnPingUnbounded(t *testing.T) {
+	c := server.Config()
+	c.Params = map[string]string{"pool_ping_timeout": "0s"}
+	connector, err := dsql.NewConnector(t.Context(), c)
+	require.NoError(t, err)
+	conn, err := connector.Connect(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.(driver.SessionResetter).ResetSession(t.Context()))
+}
+
 // A connection that died while it was idle is pinged before it is used again, and not for longer than pool_ping_timeout.
 func TestSQLConnPingTimeout(t *testing.T) {
 	s := dsqltest.New(t)

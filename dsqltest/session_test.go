@@ -100,8 +100,13 @@ func TestSession(t *testing.T) {
 			require.Eventually(t, func() bool {
 				return queryString(t, watcher, "select count(*)::text from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'") == "1"
 			}, 10*time.Second, 10*time.Millisecond)
+			s.mu.Lock()
+			session := s.sessions[conn.PgConn().PID()]
+			s.mu.Unlock()
+			require.False(t, session.wasCancelled())
 			require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
 			require.ErrorContains(t, <-ended, "57014")
+			require.True(t, session.wasCancelled(), "its 57014 is no conflict")
 			last := lastAttempt(t, s)
 			require.True(t, last.Cancel)
 			require.Equal(t, "ok", last.Outcome)
