@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -164,9 +165,9 @@ func (c *conversation) complete(message []byte) []byte {
 	switch {
 	case c.edit.mute || c.overrun:
 		return nil
-	case c.rows > maxRows:
+	case c.rows > rules.MaxRows:
 		c.overrun = true
-		return mustEncode(errRowLimit)
+		return mustEncode(rules.ErrRowLimit)
 	case c.edit.instead != nil && string(tag) == "ROLLBACK":
 		return mustEncode(c.edit.instead)
 	case c.edit.keepTag:
@@ -221,7 +222,7 @@ func (c *conversation) fail(message []byte) []byte {
 	}
 	if conflict := asConflict(&e, c.session.wasCancelled()); conflict != nil {
 		c.server.count(func(counts *TransactionCounts) {
-			if conflict == errConflict {
+			if conflict == rules.ErrConflict {
 				counts.Conflicts++
 			} else {
 				counts.SchemaConflicts++
@@ -229,7 +230,7 @@ func (c *conversation) fail(message []byte) []byte {
 		})
 		return mustEncode(conflict)
 	}
-	unwrapped := unwrap(&e)
+	unwrapped := rules.Unwrap(&e)
 	if e.Position > 0 {
 		e.Position += int32(c.edit.shift)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -134,14 +135,14 @@ func (p pipe) SetLinger(int) error { return nil }
 // runScript's error begins with the line.
 func (w *worker) runScript(text string) error {
 	w.status = 'I'
-	for _, st := range parse(text) {
-		row, err := w.query(st.sql)
-		if err == nil && st.sent != "" {
+	for _, st := range rules.Parse(text) {
+		row, err := w.query(st.SQL)
+		if err == nil && st.Rewritten != "" {
 			err = w.awaitJob(row[0])
 		}
 		if err != nil {
-			line := 1 + strings.Count(string([]rune(text)[:st.start]), "\n")
-			first, _, _ := strings.Cut(st.sql, "\n")
+			line := 1 + strings.Count(string([]rune(text)[:st.Start]), "\n")
+			first, _, _ := strings.Cut(st.SQL, "\n")
 			return fmt.Errorf("%d: %.60s: %w", line, first, err)
 		}
 	}
@@ -152,11 +153,11 @@ func (w *worker) runScript(text string) error {
 }
 
 func (w *worker) awaitJob(id string) error {
-	done, err := w.query("CALL sys.wait_for_job(" + quoteLiteral(id) + ")")
+	done, err := w.query("CALL sys.wait_for_job(" + rules.QuoteLiteral(id) + ")")
 	if err != nil || done[0] == "t" {
 		return err
 	}
-	job, err := w.query("SELECT details FROM sys.jobs WHERE job_id = " + quoteLiteral(id))
+	job, err := w.query("SELECT details FROM sys.jobs WHERE job_id = " + rules.QuoteLiteral(id))
 	if err != nil {
 		return err
 	}

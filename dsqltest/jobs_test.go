@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -89,7 +90,7 @@ func TestJobs(t *testing.T) {
 
 			id := submit(t, conn, "create unique index async two on t (name)")
 			require.False(t, wait(t, conn, id))
-			require.Equal(t, jobRow{"failed", duplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
+			require.Equal(t, jobRow{"failed", rules.DuplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
 			require.Equal(t, "false", queryString(t, conn, "select indisvalid::text from pg_index where indexrelid = 'two'::regclass"))
 			mustExec(t, conn, "drop index two")
 

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -309,13 +310,6 @@ type startup struct {
 	options   []string // those protocol options
 }
 
-// settable are the settings that a startup message may make. At the service most
-// others are refused, client_min_messages among them.
-var settable = []string{
-	"application_name", "client_encoding", "datestyle", "extra_float_digits",
-	"intervalstyle", "search_path", "timezone",
-}
-
 func parseStartup(version uint32, body []byte) (*startup, error) {
 	if version>>16 != protocolMajor {
 		return nil, refuse("0A000", "unsupported frontend protocol %d.%d: server supports 3.0 to 3.0", version>>16, version&0xffff)
@@ -346,7 +340,7 @@ func parseStartup(version uint32, body []byte) (*startup, error) {
 		case strings.HasPrefix(name, "_pq_."):
 			st.negotiate = true
 			st.options = append(st.options, name)
-		case slices.Contains(settable, setting):
+		case slices.Contains(rules.StartupSettings, setting):
 			st.settings[setting] = value
 		default:
 			st.refuse(name)

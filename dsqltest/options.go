@@ -18,6 +18,9 @@ import (
 // reported by New and Start.
 type Option func(*options)
 
+// defaultTransactionAge is the documented limit.
+const defaultTransactionAge = 5 * time.Minute
+
 type options struct {
 	clusterID     string
 	region        string
@@ -99,6 +102,27 @@ func WithDataDir(dir string) Option {
 // less than a month of its year is left. The default is an authority of the server's own.
 func WithAuthorityFile(file string) Option {
 	return func(o *options) { o.authorityFile = file }
+}
+
+// WithTransactionAge sets how old a transaction may get, by the clock of
+// WithClock: 5 minutes by default, and no limit for 0 or less. The next
+// statement in an older one fails with SQLSTATE 54000, COMMIT too; ROLLBACK
+// does not.
+func WithTransactionAge(d time.Duration) Option {
+	return func(o *options) { o.conditions.transactionAge = d }
+}
+
+// SetTransactionAge is WithTransactionAge for every statement from now on.
+func (s *Server) SetTransactionAge(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conditions.transactionAge = d
+}
+
+func (s *Server) transactionAge() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conditions.transactionAge
 }
 
 var (

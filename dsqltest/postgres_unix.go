@@ -19,6 +19,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
 // A supervisor is a shell script between us and what must not outlive us. Its
@@ -194,7 +196,7 @@ func templateDir(account *syscall.Credential, initdb, server string) (string, er
 		template.wait() // nobody needs it any more
 		template.supervisor = nil
 	}
-	s, err := startSupervisor(account, keepTemplate, initdb, server, clusterSQL)
+	s, err := startSupervisor(account, keepTemplate, initdb, server, rules.CatalogSQL)
 	if err != nil {
 		return "", err
 	}

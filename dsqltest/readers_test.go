@@ -4,11 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
-	"regexp"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 )
@@ -83,38 +83,12 @@ func FuzzReadMessage(f *testing.F) {
 	})
 }
 
-var wrapped = regexp.MustCompile(`(?s)^SELECT sys\.create_index_async\('((?:[^']|'')*)', '((?:[^']|'')*)'\) AS job_id$`)
-
-// FuzzAsyncIndex: what PostgreSQL gets for CREATE INDEX ASYNC is the statement less that word, and no other
-// statement is changed.
-func FuzzAsyncIndex(f *testing.F) {
-	for _, seed := range []string{
-		"create index async on t (a)", "CREATE UNIQUE INDEX ASYNC IF NOT EXISTS \"it's\" ON t ((a || 'x''y'))", "create index async",
-		"create /* async */ index concurrently on t (a)", "create table async (index int)", "create index i on async (a)", "select 1; create index async on t(a);",
-	} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, sql string) {
-		for _, st := range parse(sql) {
-			if st.sent == "" {
-				continue
-			}
-			parts := wrapped.FindStringSubmatch(st.sent)
-			require.NotNil(t, parts, st.sent)
-			head, tail := strings.ReplaceAll(parts[1], "''", "'"), strings.ReplaceAll(parts[2], "''", "'")
-			require.True(t, strings.HasPrefix(st.sql, head) && strings.HasSuffix(st.sql, tail), st.sent)
-			require.True(t, strings.EqualFold("async", st.sql[len(head):len(st.sql)-len(tail)]))
-			require.Contains(t, strings.ToLower(head), "index")
-		}
-	})
-}
-
 // FuzzAnswers: what PostgreSQL answers reaches the client byte for byte where no rule comes in between. A
 // muted answer shows nothing, and too many rows are reported once.
 func FuzzAnswers(f *testing.F) {
 	const mute, keepReady, keepTag, implicit, instead, shift, committing = 1, 2, 4, 8, 16, 32, 64
 	update := "C\x00\x00\x00\x10UPDATE 2000\x00"
-	ready, failed := "Z\x00\x00\x00\x05T", string(mustEncode(errConflict))
+	ready, failed := "Z\x00\x00\x00\x05T", string(mustEncode(rules.ErrConflict))
 	located := string(mustEncode(&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42601", Message: "syntax error", Position: 7}))
 	for _, stream := range []string{
 		"T\x00\x00\x00\x06\x00\x00D\x00\x00\x00\x06\x00\x00C\x00\x00\x00\x0dSELECT 1\x00" + ready, update + ready + update + ready + failed + ready,
@@ -130,7 +104,7 @@ func FuzzAnswers(f *testing.F) {
 		c := newConversation(&session{client: &client{server: new(Server)}})
 		c.edit = edit{mute: mode&mute != 0, keepReady: mode&keepReady != 0, keepTag: mode&keepTag != 0, implicit: mode&implicit != 0}
 		if mode&instead != 0 {
-			c.edit.instead = errSchemaConflict
+			c.edit.instead = rules.ErrSchemaConflict
 		}
 		if mode&shift != 0 {
 			c.edit.shift = 3
@@ -140,7 +114,7 @@ func FuzzAnswers(f *testing.F) {
 		a := answers{conversation: c, relay: &relay{from: bufio.NewReader(bytes.NewReader(stream)), to: bufio.NewWriter(&passed), limit: maxAnswer}}
 		require.Error(t, a.run()) // the stream ends, at the latest
 		require.NoError(t, a.to.Flush())
-		require.LessOrEqual(t, bytes.Count(passed.Bytes(), mustEncode(errRowLimit)), 1+bytes.Count(stream, mustEncode(errRowLimit)))
+		require.LessOrEqual(t, bytes.Count(passed.Bytes(), mustEncode(rules.ErrRowLimit)), 1+bytes.Count(stream, mustEncode(rules.ErrRowLimit)))
 
 		unchanged, asynchronous := true, 0
 		for rest := stream; len(rest) >= headerSize; {
@@ -196,16 +170,16 @@ func FuzzScript(f *testing.F) {
 			add(&answers, &pgproto3.ReadyForQuery{TxStatus: 'I'})
 		}
 		line := 0
-		for i, st := range parse(text) {
-			add(&want, &pgproto3.Query{String: st.sql})
+		for i, st := range rules.Parse(text) {
+			add(&want, &pgproto3.Query{String: st.SQL})
 			if i == int(fails) {
-				line = 1 + strings.Count(text[:bytesOf(text, st.start)], "\n")
-				add(&answers, failure("22012", "division by zero"))
+				line = 1 + strings.Count(text[:bytesOf(text, st.Start)], "\n")
+				add(&answers, rules.NewError("22012", "division by zero"))
 				add(&answers, &pgproto3.ReadyForQuery{TxStatus: 'I'})
 				break
 			}
 			answer("a job")
-			if st.sent != "" {
+			if st.Rewritten != "" {
 				add(&want, &pgproto3.Query{String: "CALL sys.wait_for_job('a job')"})
 				answer("t")
 			}
@@ -220,4 +194,15 @@ func FuzzScript(f *testing.F) {
 		require.ErrorContains(t, err, "division by zero")
 		require.True(t, strings.HasPrefix(err.Error(), strconv.Itoa(line)+": "), "%d, not %v", line, err)
 	})
+}
+
+// bytesOf is the length in bytes of the first characters of s.
+func bytesOf(s string, characters int) int {
+	for i := range s {
+		if characters == 0 {
+			return i
+		}
+		characters--
+	}
+	return len(s)
 }

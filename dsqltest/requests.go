@@ -2,9 +2,9 @@ package dsqltest
 
 import (
 	"bytes"
-	"cmp"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -28,9 +28,9 @@ type requests struct {
 	extended bool // the last series was one of those, and no simple query
 	skipping bool // up to Sync, after a refusal
 
-	transaction transaction
-	statements  map[string]*statement // prepared, by name
-	portals     map[string]*statement
+	transaction rules.Transaction
+	statements  map[string]*rules.Statement // prepared, by name
+	portals     map[string]*rules.Statement
 }
 
 func newRequests(c *conversation, r *relay) *requests {
@@ -38,8 +38,8 @@ func newRequests(c *conversation, r *relay) *requests {
 		conversation: c,
 		relay:        r,
 		now:          c.server.now,
-		statements:   make(map[string]*statement),
-		portals:      make(map[string]*statement),
+		statements:   make(map[string]*rules.Statement),
+		portals:      make(map[string]*rules.Statement),
 	}
 }
 
@@ -120,10 +120,10 @@ func (r *requests) begin() error {
 	r.update(func() { r.failed, r.overrun, r.edit = false, false, edit{} })
 	switch r.currentStatus() {
 	case 'I':
-		r.transaction = transaction{}
+		r.transaction = rules.Transaction{}
 		clear(r.portals)
 	case 'E':
-		r.transaction.failed = true
+		r.transaction.Failed = true
 	}
 	return nil
 }
@@ -231,32 +231,32 @@ func (r *requests) copyIn() error {
 }
 
 // refuse returns the error that a statement meets, or nil.
-func (r *requests) refuse(st *statement) *pgproto3.ErrorResponse {
-	if refusal := r.transaction.refuse(st, r.now(), r.server.transactionAge()); refusal != nil {
+func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
+	if refusal := r.transaction.Refuse(st, r.now(), r.server.transactionAge()); refusal != nil {
 		return refusal
 	}
-	switch st.kind {
-	case reads, writes, defines, waits:
-		if !r.transaction.failed && r.server.outdated(r.session) {
-			return errSchemaConflict
+	switch st.Kind {
+	case rules.Read, rules.Write, rules.DDL, rules.WaitForJob:
+		if !r.transaction.Failed && r.server.outdated(r.session) {
+			return rules.ErrSchemaConflict
 		}
 	}
 	return nil
 }
 
 // resolve returns what EXECUTE executes, and every other statement itself.
-func (r *requests) resolve(st *statement) *statement {
-	if st.kind == executes && r.statements[st.name] != nil {
-		return r.statements[st.name]
+func (r *requests) resolve(st *rules.Statement) *rules.Statement {
+	if st.Kind == rules.Execute && r.statements[st.Name] != nil {
+		return r.statements[st.Name]
 	}
 	return st
 }
 
 // add notes a statement that PostgreSQL has been given.
-func (r *requests) add(st *statement) {
-	r.transaction.add(st, r.now())
-	if st.kind == prepares {
-		r.statements[st.name] = st.body
+func (r *requests) add(st *rules.Statement) {
+	r.transaction.Add(st, r.now())
+	if st.Kind == rules.Prepare {
+		r.statements[st.Name] = st.Body
 	}
 }
 
@@ -270,7 +270,7 @@ func (r *requests) commit(e edit, do func(edit) error) (done bool, err error) {
 	switch fault {
 	case Conflict:
 		r.server.count(func(c *TransactionCounts) { c.Conflicts++ })
-		return false, r.rollBack(edit{instead: errConflict, keepReady: r.open})
+		return false, r.rollBack(edit{instead: rules.ErrConflict, keepReady: r.open})
 	case BeforeCommit:
 		if err := r.rollBack(edit{mute: true}); err != nil {
 			return false, err
@@ -279,7 +279,7 @@ func (r *requests) commit(e edit, do func(edit) error) (done bool, err error) {
 	case AfterCommit:
 		e.mute = true
 	}
-	defined, submits := r.transaction.defined, r.transaction.submits
+	defined, submits := r.transaction.ChangedSchema, r.transaction.SubmittedJob
 	r.update(func() { r.committing, r.defined, r.submits = true, defined, submits })
 	if err := do(e); err != nil || fault == NoFault {
 		return true, err
@@ -292,31 +292,31 @@ func (r *requests) commit(e edit, do func(edit) error) (done bool, err error) {
 
 // rollBack ends the transaction.
 func (r *requests) rollBack(e edit) error {
-	r.transaction = transaction{}
+	r.transaction = rules.Transaction{}
 	return r.ask("ROLLBACK", e)
 }
 
 // query handles a simple query, which may be of several statements.
 func (r *requests) query(message []byte) error {
 	sql, _, _ := bytes.Cut(message[headerSize:], []byte{0})
-	statements := parse(string(sql))
+	statements := rules.Parse(string(sql))
 	if len(statements) == 0 {
 		return r.pass(message, edit{})
 	}
 	for i := range statements {
 		st := &statements[i]
-		if len(statements) > 1 || st.sent != "" {
+		if len(statements) > 1 || st.Rewritten != "" {
 			var err error
-			if message, err = (&pgproto3.Query{String: cmp.Or(st.sent, st.sql)}).Encode(nil); err != nil {
+			if message, err = (&pgproto3.Query{String: st.ForPostgres()}).Encode(nil); err != nil {
 				return err
 			}
 		}
-		on, err := r.step(r.resolve(st), message, edit{shift: st.start, keepReady: i+1 < len(statements)})
+		on, err := r.step(r.resolve(st), message, edit{shift: st.Start, keepReady: i+1 < len(statements)})
 		if err != nil || !on {
 			return err
 		}
 	}
-	if !r.transaction.own {
+	if !r.transaction.Implicit {
 		return nil
 	}
 	_, err := r.commit(edit{}, func(e edit) error { return r.ask("COMMIT", e) })
@@ -326,7 +326,7 @@ func (r *requests) query(message []byte) error {
 // step has one statement of a simple query run. What changes something outside
 // of a transaction block gets a block of its own, whose COMMIT is then like any
 // other. The query goes on if all is well and e keeps ReadyForQuery for it.
-func (r *requests) step(st *statement, query []byte, e edit) (on bool, err error) {
+func (r *requests) step(st *rules.Statement, query []byte, e edit) (on bool, err error) {
 	if refusal := r.refuse(st); refusal != nil {
 		return false, r.answer(st, refusal)
 	}
@@ -338,18 +338,18 @@ func (r *requests) step(st *statement, query []byte, e edit) (on bool, err error
 		}
 		return done && !r.spoiled(), err
 	}
-	changes := st.kind == writes || st.kind == defines
-	if !t.block && !t.own && (e.keepReady || changes) && st.kind != begins && st.kind != waits {
+	changes := st.Kind == rules.Write || st.Kind == rules.DDL
+	if !t.Explicit && !t.Implicit && (e.keepReady || changes) && st.Kind != rules.Begin && st.Kind != rules.WaitForJob {
 		if err := r.ask("BEGIN", edit{mute: true}); err != nil {
 			return false, err
 		}
-		t.own = true
+		t.Implicit = true
 	}
-	if !t.own && !e.keepReady {
+	if !t.Implicit && !e.keepReady {
 		r.add(st)
 		return false, r.pass(query, e)
 	}
-	if t.own && st.kind != begins && st.kind != rollsBack {
+	if t.Implicit && st.Kind != rules.Begin && st.Kind != rules.Rollback {
 		e.implicit, e.keepTag, e.keepReady = true, !e.keepReady, true
 	}
 	if err := r.askMessage(query, e); err != nil {
@@ -359,24 +359,24 @@ func (r *requests) step(st *statement, query []byte, e edit) (on bool, err error
 		r.add(st)
 		return true, nil
 	}
-	if t.own {
+	if t.Implicit {
 		return false, r.rollBack(edit{mute: true})
 	}
 	return false, nil
 }
 
 // commits reports whether a statement ends a transaction that can be committed.
-func (r *requests) commits(st *statement) bool {
-	return st.kind == commits && (r.transaction.block || r.transaction.own) && !r.transaction.failed
+func (r *requests) commits(st *rules.Statement) bool {
+	return st.Kind == rules.Commit && (r.transaction.Explicit || r.transaction.Implicit) && !r.transaction.Failed
 }
 
 // answer gives the client a refusal for a simple query. One for COMMIT ends
 // the transaction, as every COMMIT does that fails.
-func (r *requests) answer(st *statement, refusal *pgproto3.ErrorResponse) error {
+func (r *requests) answer(st *rules.Statement, refusal *pgproto3.ErrorResponse) error {
 	if r.commits(st) {
 		return r.rollBack(edit{instead: refusal})
 	}
-	own := r.transaction.own
+	own := r.transaction.Implicit
 	if err := r.ask(wrong, edit{instead: refusal, implicit: own}); err != nil || !own {
 		return err
 	}
@@ -392,11 +392,11 @@ func (r *requests) parse(size int) error {
 	name, rest, _ := bytes.Cut(message[headerSize:], []byte{0})
 	sql, _, _ := bytes.Cut(rest, []byte{0})
 	delete(r.statements, string(name))
-	if statements := parse(string(sql)); len(statements) == 1 {
+	if statements := rules.Parse(string(sql)); len(statements) == 1 {
 		st := &statements[0]
 		r.statements[string(name)] = st
-		if st.sent != "" {
-			if message, err = (&pgproto3.Parse{Name: string(name), Query: st.sent}).Encode(nil); err != nil {
+		if st.Rewritten != "" {
+			if message, err = (&pgproto3.Parse{Name: string(name), Query: st.Rewritten}).Encode(nil); err != nil {
 				return err
 			}
 		}
@@ -414,7 +414,7 @@ func (r *requests) execute(size int) error {
 	}
 	st := r.portals[names[0]]
 	if st == nil {
-		st = new(statement)
+		st = new(rules.Statement)
 	}
 	st = r.resolve(st)
 	refusal := r.refuse(st)
@@ -473,7 +473,7 @@ func (r *requests) sync(size int) error {
 		return err
 	}
 	pass := func(e edit) error { return r.pass(message, e) }
-	if t := &r.transaction; t.block || t.failed || !t.written && !t.defined {
+	if t := &r.transaction; t.Explicit || t.Failed || !t.Wrote && !t.ChangedSchema {
 		return pass(r.edit)
 	}
 	if err := r.settle(); err != nil {

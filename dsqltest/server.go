@@ -15,10 +15,11 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
 const (
-	adminRole = "admin"
+	adminRole = rules.AdminRole
 
 	// startTimeout bounds New. A start takes about a second; a loaded machine
 	// that still makes an initdb in this time should pass.
@@ -168,9 +169,9 @@ func (s *Server) start(ctx context.Context) error {
 			return nil, hello.Conn.(*rawConn).client.hello(hello)
 		},
 	}
-	setup := rolesSQL(s.roles)
+	setup := rules.RolesSQL(s.roles)
 	if s.dataDir != "" {
-		setup = clusterSQL + setup // it may be of an earlier version
+		setup = rules.CatalogSQL + setup // it may be of an earlier version
 	}
 	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
 		return err
@@ -184,31 +185,6 @@ func (s *Server) start(ctx context.Context) error {
 	s.serving.Go(s.accept)
 	return nil
 }
-
-// clusterSQL makes what every cluster has, where it is not there yet.
-var clusterSQL = createRole(adminRole, "LOGIN CREATEROLE") +
-	fmt.Sprintf("ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName) +
-	jobsSQL
-
-// rolesSQL makes the roles that are not there yet.
-func rolesSQL(roles []string) string {
-	var b strings.Builder
-	for _, role := range roles {
-		b.WriteString(createRole(role, "LOGIN"))
-	}
-	return b.String()
-}
-
-func createRole(role, attributes string) string {
-	return fmt.Sprintf("DO %s;\n", quoteLiteral(fmt.Sprintf(
-		"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
-		quoteLiteral(role), quoteIdentifier(role), attributes)))
-}
-
-// quoteLiteral relies on standard_conforming_strings, which is on by default.
-func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // Config returns the configuration that connects to this server as admin.
 func (s *Server) Config() dsql.Config {

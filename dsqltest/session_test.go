@@ -15,6 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -46,10 +47,10 @@ func TestSession(t *testing.T) {
 		conn := connect(t, connConfig(t, s, adminRole))
 		_, err := conn.Exec(t.Context(), "create table copied (line text)")
 		require.NoError(t, err)
-		lines := strings.Repeat(strings.Repeat("x", 1665)+"\n", maxRows)
+		lines := strings.Repeat(strings.Repeat("x", 1665)+"\n", rules.MaxRows)
 		tag, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(lines), "copy copied from stdin")
 		require.NoError(t, err)
-		require.EqualValues(t, maxRows, tag.RowsAffected())
+		require.EqualValues(t, rules.MaxRows, tag.RowsAffected())
 		var out bytes.Buffer
 		_, err = conn.PgConn().CopyTo(t.Context(), &out, "copy copied to stdout")
 		require.NoError(t, err)
