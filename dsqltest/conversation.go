@@ -37,6 +37,9 @@ type conversation struct {
 	// transaction has failed. PostgreSQL has not heard of it yet.
 	overrun bool
 
+	// pausing: the transaction changes the schema, and index builds wait for its end.
+	pausing bool
+
 	// committing: what PostgreSQL does next is a commit.
 	committing bool
 	defined    bool // of a schema change
@@ -251,6 +254,10 @@ func (c *conversation) readiness(message []byte) []byte {
 	c.committing = false
 	if c.status == 'I' {
 		c.rows = 0
+		if c.pausing {
+			c.pausing = false
+			c.server.builds.resume()
+		}
 	}
 	switch {
 	case c.edit.mute || c.edit.keepReady && !c.failed && !c.overrun:
@@ -261,6 +268,26 @@ func (c *conversation) readiness(message []byte) []byte {
 		message[headerSize] = 'E'
 	}
 	return message
+}
+
+// pauseBuilds keeps index builds from running until the transaction ends.
+func (c *conversation) pauseBuilds() {
+	c.mu.Lock()
+	pausing := c.pausing
+	c.pausing = true
+	c.mu.Unlock()
+	if !pausing {
+		c.server.builds.pause(c.server.ctx)
+	}
+}
+
+func (c *conversation) resumeBuilds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pausing {
+		c.pausing = false
+		c.server.builds.resume()
+	}
 }
 
 // mustEncode frames an error, which is too short to fail.

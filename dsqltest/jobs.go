@@ -1,14 +1,12 @@
 package dsqltest
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // runJob builds an index that session has submitted, and committed: the eldest, since it runs once
@@ -25,19 +23,22 @@ func (s *Server) runJob(session *session, backend uint32) {
 	job, err := worker.query(fmt.Sprintf(
 		"UPDATE sys.job_log SET status = 'processing', update_time = clock_timestamp() WHERE job_id ="+
 			" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1)"+
-			" RETURNING job_id, role, path, statement", backend))
+			" RETURNING job_id, role, path, statement, object_name", backend))
 	if err != nil || len(job) == 0 {
 		return
 	}
-	id, role, path, statement := job[0], job[1], job[2], job[3]
+	id, role, path, statement, object := job[0], job[1], job[2], job[3], job[4]
 	err = worker.exec(
 		"SET SESSION AUTHORIZATION "+rules.QuoteIdentifier(role),
 		"SELECT set_config('search_path', "+rules.QuoteLiteral(path)+", false)",
-		statement,
 	)
+	if err == nil {
+		err = s.builds.run(s.ctx, worker, statement, object)
+	}
 	status, details := "completed", "NULL"
 	if err != nil {
-		status, details = "failed", rules.QuoteLiteral(reasonOf(err))
+		status, details = jobEnd(err)
+		details = rules.QuoteLiteral(details)
 	} else {
 		// Before anybody can know: who has seen the end of a job meets no change of it later.
 		s.redefined(session)
@@ -48,15 +49,19 @@ func (s *Server) runJob(session *session, backend uint32) {
 			" WHERE job_id = %s", rules.QuoteLiteral(status), details, rules.QuoteLiteral(id)))
 }
 
-func reasonOf(err error) string {
+// jobEnd returns how sys.jobs shows a job that ended with err. A table that was dropped meanwhile
+// has ended a job as completed, as others have recorded.
+func jobEnd(err error) (status, details string) {
 	var pgErr *pgconn.PgError
 	switch {
 	case !errors.As(err, &pgErr):
-		return err.Error()
+		return "failed", err.Error()
+	case pgErr.Code == "42P01":
+		return "completed", pgErr.Message
 	case pgErr.Code == "23505":
-		return rules.DuplicateKeys
+		return "failed", rules.DuplicateKeys
 	}
-	return pgErr.Message
+	return "failed", pgErr.Message
 }
 
 // backend is the number by which PostgreSQL knows the session.
@@ -64,65 +69,4 @@ func (s *session) backend() uint32 {
 	s.client.server.mu.Lock()
 	defer s.client.server.mu.Unlock()
 	return binary.BigEndian.Uint32(s.backendKey)
-}
-
-// worker is a session of PostgreSQL's superuser.
-type worker struct {
-	frontend *pgproto3.Frontend
-	close    func()
-	status   byte // of its transaction, as ReadyForQuery has it
-}
-
-// openWorker opens a session that fails once ctx has ended.
-func (p *postgres) openWorker(ctx context.Context) (*worker, error) {
-	conn, frontend, err := p.login(ctx)
-	if err != nil {
-		return nil, err
-	}
-	stop := interruptAtEnd(ctx, conn)
-	return &worker{frontend: frontend, close: func() {
-		stop()
-		conn.Close()
-	}}, nil
-}
-
-// exec runs statements, each in a transaction of its own, up to the first that fails.
-func (w *worker) exec(statements ...string) error {
-	for _, sql := range statements {
-		if _, err := w.query(sql); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// query returns the last row that a statement has, with "" for NULL.
-func (w *worker) query(sql string) (row []string, err error) {
-	w.frontend.Send(&pgproto3.Query{String: sql})
-	if err := w.frontend.Flush(); err != nil {
-		return nil, err
-	}
-	for {
-		message, receiveErr := w.frontend.Receive()
-		if receiveErr != nil {
-			return nil, receiveErr
-		}
-		switch message := message.(type) {
-		case *pgproto3.DataRow:
-			row = nil
-			for _, value := range message.Values {
-				row = append(row, string(value))
-			}
-		case *pgproto3.CopyInResponse:
-			w.frontend.Send(&pgproto3.CopyFail{Message: "there is no data: use INSERT"})
-			if err := w.frontend.Flush(); err != nil {
-				return nil, err
-			}
-		case *pgproto3.ErrorResponse:
-			err = pgconn.ErrorResponseToPgError(message)
-		case *pgproto3.ReadyForQuery:
-			w.status = message.TxStatus
-			return row, err
-		}
-	}
 }

@@ -49,6 +49,7 @@ type Server struct {
 	close   func() error
 
 	building sync.Mutex // held by the job that runs
+	builds   *builds
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -140,6 +141,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		sessions: make(map[uint32]*session),
 		keys:     make(map[string]key),
 		versions: make(map[string]int),
+		builds:   newBuilds(),
 
 		conditions: o.conditions,
 	}
