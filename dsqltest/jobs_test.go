@@ -225,7 +225,9 @@ func TestSchemaChangesDuringBuild(t *testing.T) {
 	mustExec(t, reader, "select 1") // a snapshot, which every build waits for
 
 	first := submit(t, setup, "create index async first on t (id)")
-	require.Eventually(t, func() bool { return status(first) == "processing" }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool {
+		return queryString(t, setup, "select count(*)::text from pg_locks where not granted") == "1"
+	}, 10*time.Second, time.Millisecond)
 	second := submit(t, setup, "create index async second on t (id)")
 	mustExec(t, setup, "alter table t add column name text")
 	third := submit(t, setup, "create index async on dropped (id)")
