@@ -48,10 +48,6 @@ var (
 
 	// ErrClusterWaking: an idle cluster is starting.
 	ErrClusterWaking = errors.New("dsql: cluster is waking up")
-
-	// ErrCommitUnknown: the connection was lost while committing, so the
-	// transaction may have been applied or not. Running it again may apply it twice.
-	ErrCommitUnknown = errors.New("dsql: outcome of the commit unknown")
 )
 
 // configError says what is wrong with a field of Config, or a parameter of a
