@@ -668,7 +668,7 @@ func TestDiagnoseDNS(t *testing.T) {
 		"the server is quiet": {nil, publicName, dsql.VerdictDNS, []string{"The resolver does not answer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nameServer(t, test.answer)
+			nettest.NameServer(t, test.answer)
 			c := temporary(server)
 			c.Host, c.DialAddress = test.host, ""
 			r := diagnose(t, 3*time.Second, c)
@@ -684,7 +684,7 @@ func TestDiagnoseDNS(t *testing.T) {
 	t.Run("both addresses", func(t *testing.T) {
 		_, port, err := net.SplitHostPort(server.Addr())
 		require.NoError(t, err)
-		nameServer(t, func(kind uint16) (byte, []netip.Addr) {
+		nettest.NameServer(t, func(kind uint16) (byte, []netip.Addr) {
 			if kind == 1 {
 				return 0, []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 			}
@@ -774,43 +774,7 @@ type box struct {
 func always(a act) func([]byte) act { return func([]byte) act { return a } }
 
 func newBox(t *testing.T, s *dsqltest.Server, b box) (address string) {
-	return listen(t, func(conn *net.TCPConn) { b.serve(conn, s.Addr()) })
-}
-
-// listen serves TCP connections on loopback until the test ends.
-func listen(t *testing.T, serve func(*net.TCPConn)) (address string) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	var (
-		wg    sync.WaitGroup
-		mu    sync.Mutex
-		conns []net.Conn
-	)
-	wg.Go(func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			mu.Lock()
-			conns = append(conns, conn)
-			mu.Unlock()
-			wg.Go(func() {
-				defer conn.Close()
-				serve(conn.(*net.TCPConn))
-			})
-		}
-	})
-	t.Cleanup(func() {
-		l.Close()
-		mu.Lock()
-		for _, conn := range conns {
-			conn.Close()
-		}
-		mu.Unlock()
-		wg.Wait()
-	})
-	return l.Addr().String()
+	return nettest.Listen(t, func(conn *net.TCPConn) { b.serve(conn, s.Addr()) })
 }
 
 func (b box) serve(conn *net.TCPConn, upstream string) {
@@ -894,31 +858,11 @@ func (p *proxy) heard() string {
 }
 
 func newProxy(t *testing.T, authority string, names ...string) *proxy {
-	certificate, roots := issue(t, authority, names...)
+	certificate, roots := nettest.Issue(t, authority, names...)
 	config := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"postgresql"}}
 	p := &proxy{roots: roots}
-	p.address = listen(t, func(conn *net.TCPConn) { p.serve(conn, config) })
+	p.address = nettest.Listen(t, func(conn *net.TCPConn) { p.serve(conn, config) })
 	return p
-}
-
-// issue makes a certificate for names, and those who trust its authority.
-func issue(t *testing.T, authority string, names ...string) (tls.Certificate, *x509.CertPool) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	make := func(template, parent *x509.Certificate) *x509.Certificate {
-		template.SerialNumber, template.NotBefore, template.NotAfter = big.NewInt(1), time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-		der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), key)
-		require.NoError(t, err)
-		made, err := x509.ParseCertificate(der)
-		require.NoError(t, err)
-		return made
-	}
-	root := &x509.Certificate{Subject: pkix.Name{CommonName: authority, Organization: []string{authority}}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	root = make(root, root)
-	leaf := make(&x509.Certificate{Subject: pkix.Name{CommonName: names[0]}, DNSNames: names}, root)
-	roots := x509.NewCertPool()
-	roots.AddCert(root)
-	return tls.Certificate{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: key}, roots
 }
 
 func (p *proxy) serve(raw *net.TCPConn, config *tls.Config) {
@@ -967,7 +911,7 @@ func (w lockedWriter) Write(b []byte) (int, error) {
 
 // plainPostgres answers as a PostgreSQL without TLS does.
 func plainPostgres(t *testing.T) (address string) {
-	return listen(t, func(conn *net.TCPConn) {
+	return nettest.Listen(t, func(conn *net.TCPConn) {
 		backend := pgproto3.NewBackend(conn, conn)
 		for {
 			message, err := backend.ReceiveStartupMessage()
@@ -982,46 +926,5 @@ func plainPostgres(t *testing.T) (address string) {
 		backend.Send(&pgproto3.AuthenticationSASL{AuthMechanisms: []string{"SCRAM-SHA-256"}})
 		_ = backend.Flush()
 		_, _ = io.Copy(io.Discard, conn)
-	})
-}
-
-// nameServer has answer decide what every name resolves to, by the kind of record (1 for A, 28 for AAAA), until
-// the test ends. A nil answer is silence. See RFC 1035, 4.1.
-func nameServer(t *testing.T, answer func(kind uint16) (rcode byte, addresses []netip.Addr)) {
-	names, err := net.ListenPacket("udp", "127.0.0.1:0")
-	require.NoError(t, err)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		query := make([]byte, 512)
-		for {
-			n, from, err := names.ReadFrom(query)
-			if err != nil {
-				return
-			}
-			if answer == nil {
-				continue
-			}
-			end := 12 + bytes.IndexByte(query[12:n], 0) + 1 + 4 // of the question
-			question := query[12:end]
-			kind := binary.BigEndian.Uint16(question[len(question)-4:])
-			rcode, addresses := answer(kind)
-			reply := append([]byte{query[0], query[1], 0x81, 0x80 | rcode, 0, 1, 0, byte(len(addresses)), 0, 0, 0, 0}, question...)
-			for _, a := range addresses {
-				reply = append(reply, 0xc0, 12, 0, byte(kind), 0, 1, 0, 0, 0, 60, 0, byte(a.BitLen()/8))
-				reply = append(reply, a.AsSlice()...)
-			}
-			_, _ = names.WriteTo(reply, from)
-		}
-	}()
-	usual := net.DefaultResolver
-	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		// Its own Resolver, since it would read net.DefaultResolver, maybe after the test.
-		return (&net.Dialer{Resolver: usual}).DialContext(ctx, "udp", names.LocalAddr().String())
-	}}
-	t.Cleanup(func() {
-		net.DefaultResolver = usual
-		names.Close()
-		<-done
 	})
 }
