@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	pathpkg "path"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
@@ -77,8 +78,8 @@ var (
 		"os": "os", "sync": "sync", "atomic": "sync/atomic", "testing": "testing", "time": "time",
 		"aws": "github.com/aws/aws-sdk-go-v2/aws", "credentials": "github.com/aws/aws-sdk-go-v2/credentials",
 		"pgx": "github.com/jackc/pgx/v5", "pgconn": "github.com/jackc/pgx/v5/pgconn", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
-		"dsql": "github.com/dsqlgo/dsql", "dsqltest": "github.com/dsqlgo/dsql/dsqltest",
-		"dsqldoctor": "github.com/dsqlgo/dsql/dsqldoctor", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",
+		"dsql": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",
+		"dsqldoctor": "github.com/dsqlgo/dsql/dsqldoctor", "dsqltest": "github.com/dsqlgo/dsql/dsqltest",
 	}
 	excerptVariables = "ctx context.Context, t *testing.T, config dsql.Config, pool *pgxpool.Pool, conn *pgx.Conn, db *sql.DB, " +
 		"server *dsqltest.Server, rows [][]any, id, name string"
@@ -318,7 +319,8 @@ func TestDependabot(t *testing.T) {
 // All that the package pages show has an example: functions and types one of their own, a type maybe
 // for a method; methods, variables and one constant of each group are used in one at least.
 func TestExamples(t *testing.T) {
-	for dir, path := range map[string]string{".": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx", "dsqltest": "github.com/dsqlgo/dsql/dsqltest"} {
+	for _, dir := range []string{".", "dsqltx", "dsqldoctor", "dsqltest"} {
+		path := pathpkg.Join("github.com/dsqlgo/dsql", dir)
 		p, used := readPackage(t, dir, path)
 		has := func(examples []*doc.Example, name string) {
 			if len(examples) == 0 {

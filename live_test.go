@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
 	"github.com/dsqlgo/dsql/dsqltx"
 )
@@ -142,8 +143,8 @@ func live(t *testing.T, c dsql.Config) {
 		other.Database = "another"
 		_, err = dsql.Connect(ctx, other)
 		require.Error(t, err)
-		r := dsql.Diagnose(ctx, other)
-		require.Equal(t, dsql.VerdictConfig, r.Verdict, r)
+		r := dsqldoctor.Diagnose(ctx, other, nil)
+		require.Equal(t, dsqldoctor.VerdictConfig, r.Verdict, r)
 		require.Contains(t, r.String(), `Database is "another"`)
 	})
 
@@ -266,8 +267,8 @@ func live(t *testing.T, c dsql.Config) {
 	})
 
 	t.Run("diagnosis", func(t *testing.T) {
-		r := dsql.Diagnose(ctx, c)
-		require.Equal(t, dsql.VerdictOK, r.Verdict, r)
+		r := dsqldoctor.Diagnose(ctx, c, nil)
+		require.Equal(t, dsqldoctor.VerdictOK, r.Verdict, r)
 		t.Log(r)
 	})
 

@@ -122,8 +122,8 @@ func (p *pacer) inTime(ctx context.Context, delay time.Duration) error {
 	return nil
 }
 
-// told hears how the server answered a connection that wait let go.
-func (p *pacer) told(paced, refused bool) {
+// record counts how the server answered a connection that wait admitted.
+func (p *pacer) record(paced, refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()

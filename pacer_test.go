@@ -36,7 +36,7 @@ func connects(t *testing.T, p *pacer, q *quota, n int) time.Duration {
 					q.refusals++
 				}
 				mu.Unlock()
-				p.told(paced, refused)
+				p.record(paced, refused)
 				if !refused {
 					return
 				}
@@ -91,7 +91,7 @@ func TestPaceSlowest(t *testing.T) {
 		for range 300 {
 			paced, err := p.wait(t.Context())
 			require.NoError(t, err)
-			p.told(paced, true)
+			p.record(paced, true)
 		}
 		require.EqualValues(t, slowestRate, p.limiter.Limit())
 	})
@@ -110,7 +110,7 @@ func TestPaceDeadline(t *testing.T) {
 		require.ErrorIs(t, err, errPaced)
 		failed := newConnectError(phasePacing, "a:1", "b", err)
 		require.ErrorIs(t, failed, ErrRateExceeded)
-		require.False(t, failed.passing())
+		require.False(t, failed.isTransient())
 
 		// Who gives up leaves the slot to others.
 		ctx, cancel = context.WithCancel(t.Context())
