@@ -234,11 +234,40 @@ func TestPageLinks(t *testing.T) {
 	}
 }
 
+// dependabot.yml has an entry for every module.
+func TestDependabot(t *testing.T) {
+	config, err := os.ReadFile(filepath.Join(".github", "dependabot.yml"))
+	require.NoError(t, err)
+	ecosystems := map[string]string{"go.mod": "gomod", "package.json": "npm"}
+	found := 0
+	err = filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.Name() == "node_modules" {
+			return fs.SkipDir
+		}
+		if ecosystem := ecosystems[entry.Name()]; ecosystem != "" {
+			found++
+			directory := "/" + strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
+			entry := fmt.Sprintf("package-ecosystem: %s\n    directory: %s\n", ecosystem, directory)
+			if !strings.Contains(string(config), entry) {
+				t.Errorf("dependabot.yml has no entry for %s; add:\n  - %s", path, entry)
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.NotZero(t, found)
+}
+
 // All that the package pages show has an example: functions and types one of their own, a type maybe
 // for a method; methods, variables and one constant of each group are used in one at least.
 func TestExamples(t *testing.T) {
-		"dsql": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",
+	for dir, path := range map[string]string{
+		".": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",
 		"dsqldoctor": "github.com/dsqlgo/dsql/dsqldoctor", "dsqltest": "github.com/dsqlgo/dsql/dsqltest",
+	} {
 		p, used := readPackage(t, dir, path)
 		has := func(examples []*doc.Example, name string) {
 			if len(examples) == 0 {
