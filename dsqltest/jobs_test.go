@@ -2,9 +2,6 @@ package dsqltest
 
 import (
 	"context"
-	"crypto/rand"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -256,8 +253,7 @@ func TestWaitingForJobShowsItsChange(t *testing.T) {
 // Close ends a build, and a start finds that nobody goes on with it.
 func TestJobEndsWithServer(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
-	dir := filepath.Join(os.TempDir(), "dsqltest-"+rand.Text())
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := newDataDir(t)
 	s, err := Start(t.Context(), WithDataDir(dir))
 	require.NoError(t, err)
 	setup, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))

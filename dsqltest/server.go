@@ -15,6 +15,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
@@ -38,7 +40,8 @@ const (
 type Server struct {
 	options
 	listener    net.Listener
-	postgres    *postgres
+	postgres    *postgres.Server
+	jobs        *jobs.Runner
 	authority   *authority
 	tls         *tls.Config
 	credentials aws.Credentials
@@ -47,9 +50,6 @@ type Server struct {
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	close   func() error
-
-	building sync.Mutex // held by the job that runs
-	builds   *builds
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -112,7 +112,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	prepareSpare()
+	postgres.PrepareSpare(rules.CatalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -141,7 +141,6 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		sessions: make(map[uint32]*session),
 		keys:     make(map[string]key),
 		versions: make(map[string]int),
-		builds:   newBuilds(),
 
 		conditions: o.conditions,
 	}
@@ -171,13 +170,11 @@ func (s *Server) start(ctx context.Context) error {
 			return nil, hello.Conn.(*rawConn).client.hello(hello)
 		},
 	}
-	setup := rules.RolesSQL(s.roles)
-	if s.dataDir != "" {
-		setup = rules.CatalogSQL + setup // it may be of an earlier version
+	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	if s.postgres, err = postgres.Start(ctx, config); err != nil {
+		return fmt.Errorf("dsqltest: %w", err)
 	}
-	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
-		return err
-	}
+	s.jobs = jobs.NewRunner(s.postgres)
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
 	}
@@ -222,7 +219,9 @@ func (s *Server) shutdown() error {
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
-		return s.postgres.close()
+		if err := s.postgres.Close(); err != nil {
+			return fmt.Errorf("dsqltest: %w", err)
+		}
 	}
 	return nil
 }
@@ -293,7 +292,7 @@ func (s *Server) accept() {
 				return
 			}
 		}
-		network := s.network(conn.(*net.TCPConn))
+		network := s.distant(conn.(*net.TCPConn))
 		if !s.track(network) {
 			return
 		}

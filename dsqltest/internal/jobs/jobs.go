@@ -1,26 +1,52 @@
-package dsqltest
+// Package jobs runs what CREATE INDEX ASYNC and its like submit.
+package jobs
 
 import (
-	"encoding/binary"
+	"context"
 	"errors"
 	"fmt"
+	"sync"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// runJob builds an index that session has submitted, and committed: the eldest, since it runs once
-// for each. backend is what PostgreSQL calls the session.
-func (s *Server) runJob(session *session, backend uint32) {
-	// Two builds can wait for each other's snapshots, until PostgreSQL ends one of them.
-	s.building.Lock()
-	defer s.building.Unlock()
-	worker, err := s.postgres.openWorker(s.ctx)
+// Runner runs jobs one at a time, each with the rights of the role that submitted it. Its methods are
+// safe for concurrent use.
+type Runner struct {
+	server *postgres.Server
+	builds *builds
+
+	// running is held by the job that runs. Two builds can wait for each other's snapshots, until
+	// PostgreSQL ends one of them.
+	running sync.Mutex
+}
+
+// NewRunner returns a Runner for the jobs in server's table sys.job_log.
+func NewRunner(server *postgres.Server) *Runner {
+	return &Runner{server: server, builds: newBuilds()}
+}
+
+// Pause cancels the build that runs and returns when it has ended. No build runs until Resume is
+// called as often as Pause.
+func (r *Runner) Pause(ctx context.Context) { r.builds.pause(ctx, r.server) }
+
+// Resume lets builds run again, and has one that was cancelled begin anew.
+func (r *Runner) Resume() { r.builds.resume() }
+
+// Run runs the eldest job that a backend of PostgreSQL has submitted, and committed. It calls built
+// when an index is there, before anybody can know: who has seen the end of a job meets no change of
+// it later. It returns early when ctx ends.
+func (r *Runner) Run(ctx context.Context, backend uint32, built func()) {
+	r.running.Lock()
+	defer r.running.Unlock()
+	session, err := r.server.Open(ctx)
 	if err != nil {
 		return // the server ends
 	}
-	defer worker.close()
-	job, err := worker.query(fmt.Sprintf(
+	defer session.Close()
+	job, err := session.Query(fmt.Sprintf(
 		"UPDATE sys.job_log SET status = 'processing', update_time = clock_timestamp() WHERE job_id ="+
 			" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1)"+
 			" RETURNING job_id, role, path, statement, object_name", backend))
@@ -28,22 +54,21 @@ func (s *Server) runJob(session *session, backend uint32) {
 		return
 	}
 	id, role, path, statement, object := job[0], job[1], job[2], job[3], job[4]
-	err = worker.exec(
+	err = session.Exec(
 		"SET SESSION AUTHORIZATION "+rules.QuoteIdentifier(role),
 		"SELECT set_config('search_path', "+rules.QuoteLiteral(path)+", false)",
 	)
 	if err == nil {
-		err = s.builds.run(s.ctx, worker, statement, object)
+		err = r.builds.run(ctx, session, statement, object)
 	}
 	status, details := "completed", "NULL"
 	if err != nil {
 		status, details = jobEnd(err)
 		details = rules.QuoteLiteral(details)
 	} else {
-		// Before anybody can know: who has seen the end of a job meets no change of it later.
-		s.redefined(session)
+		built()
 	}
-	worker.exec("RESET SESSION AUTHORIZATION", fmt.Sprintf(
+	session.Exec("RESET SESSION AUTHORIZATION", fmt.Sprintf(
 		"UPDATE sys.job_log SET status = %s, details = %s, update_time = clock_timestamp(), object_id ="+
 			" (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname || '.' || relname = object_name)"+
 			" WHERE job_id = %s", rules.QuoteLiteral(status), details, rules.QuoteLiteral(id)))
@@ -62,11 +87,4 @@ func jobEnd(err error) (status, details string) {
 		return "failed", rules.DuplicateKeys
 	}
 	return "failed", pgErr.Message
-}
-
-// backend is the number by which PostgreSQL knows the session.
-func (s *session) backend() uint32 {
-	s.client.server.mu.Lock()
-	defer s.client.server.mu.Unlock()
-	return binary.BigEndian.Uint32(s.backendKey)
 }

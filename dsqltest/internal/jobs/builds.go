@@ -1,4 +1,4 @@
-package dsqltest
+package jobs
 
 import (
 	"context"
@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -23,7 +24,7 @@ type builds struct {
 
 // build is one try to build an index.
 type build struct {
-	worker    *worker
+	session   *postgres.Session
 	cancelled bool          // guarded by builds.mu
 	ended     chan struct{} // closed at its end
 }
@@ -40,12 +41,12 @@ func newBuilds() *builds {
 
 // pause cancels the build that runs, if there is one, and returns when it has ended. No other build
 // starts until resume is called as often.
-func (b *builds) pause(ctx context.Context) {
+func (b *builds) pause(ctx context.Context, server *postgres.Server) {
 	b.mu.Lock()
 	b.schemaChanges++
 	b.mu.Unlock()
 	for {
-		ended := b.cancel(ctx)
+		ended := b.cancel(ctx, server)
 		if ended == nil {
 			return
 		}
@@ -58,14 +59,14 @@ func (b *builds) pause(ctx context.Context) {
 }
 
 // cancel cancels the build that runs and returns what is closed at its end, nil if no build runs.
-func (b *builds) cancel(ctx context.Context) <-chan struct{} {
+func (b *builds) cancel(ctx context.Context, server *postgres.Server) <-chan struct{} {
 	b.mu.Lock() // so that the build cannot end, and something else be hit
 	defer b.mu.Unlock()
 	if b.running == nil {
 		return nil
 	}
 	b.running.cancelled = true
-	b.running.worker.postgres.cancel(ctx, b.running.worker.key) // if it fails, so does the build, or we are here again
+	server.Cancel(ctx, b.running.session.Key) // if it fails, so does the build, or we are here again
 	return b.running.ended
 }
 
@@ -76,16 +77,16 @@ func (b *builds) resume() {
 	b.changed.Broadcast()
 }
 
-// run builds the index object by a statement of the worker's, as often as it takes.
-func (b *builds) run(ctx context.Context, w *worker, statement, object string) error {
+// run builds the index object by a statement in a session, as often as it takes.
+func (b *builds) run(ctx context.Context, session *postgres.Session, statement, object string) error {
 	defer context.AfterFunc(ctx, func() {
 		b.mu.Lock() // or await could miss it between its look at ctx and Wait
 		defer b.mu.Unlock()
 		b.changed.Broadcast()
 	})()
 	for again := false; ; again = true {
-		current := b.await(ctx, w)
-		err := w.build(statement, object, again)
+		current := b.await(ctx, session)
+		err := buildIndex(session, statement, object, again)
 		b.mu.Lock()
 		b.running = nil
 		cancelled := current.cancelled
@@ -100,31 +101,31 @@ func (b *builds) run(ctx context.Context, w *worker, statement, object string) e
 }
 
 // await waits until no schema change is under way, or ctx ends, and begins a build.
-func (b *builds) await(ctx context.Context, w *worker) *build {
+func (b *builds) await(ctx context.Context, session *postgres.Session) *build {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for b.schemaChanges > 0 && ctx.Err() == nil {
 		b.changed.Wait()
 	}
-	b.running = &build{worker: w, ended: make(chan struct{})}
+	b.running = &build{session: session, ended: make(chan struct{})}
 	return b.running
 }
 
-// build runs a statement that makes an index, after it has removed what a cancelled build has left of
+// buildIndex runs a statement that makes an index, after it has removed what a cancelled build has left of
 // the same one.
-func (w *worker) build(statement, object string, again bool) error {
+func buildIndex(session *postgres.Session, statement, object string, again bool) error {
 	if again {
-		rest, err := w.query("SELECT format('%I.%I', nspname, relname) FROM pg_index" +
+		leftover, err := session.Query("SELECT format('%I.%I', nspname, relname) FROM pg_index" +
 			" JOIN pg_class c ON c.oid = indexrelid JOIN pg_namespace n ON n.oid = relnamespace" +
 			" WHERE NOT indisvalid AND nspname || '.' || relname = " + rules.QuoteLiteral(object))
 		if err != nil {
 			return err
 		}
-		if rest != nil {
-			if err := w.exec("DROP INDEX CONCURRENTLY " + rest[0]); err != nil {
+		if leftover != nil {
+			if err := session.Exec("DROP INDEX CONCURRENTLY " + leftover[0]); err != nil {
 				return err
 			}
 		}
 	}
-	return w.exec(statement)
+	return session.Exec(statement)
 }
