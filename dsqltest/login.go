@@ -94,12 +94,12 @@ func (c *client) serve() {
 	c.raw.SetDeadline(time.Now().Add(loginTimeout))
 	if c.fault.strikes(OnAccept, OnAccept) {
 		c.strike(c.network)
-		c.end(nil)
+		c.fail(nil)
 		return
 	}
 	st, err := c.login()
 	if err != nil || c.struck.Load() {
-		c.end(err)
+		c.fail(err)
 		return
 	}
 	session := newSession(c, st)
@@ -108,11 +108,11 @@ func (c *client) serve() {
 	c.record(func(a *Attempt) { a.Outcome = "ok" })
 	lifetime := c.server.sessionLifetime()
 	if err := session.acceptLogin(st); err != nil {
-		c.end(fmt.Errorf("answering the login: %w", err))
+		c.fail(fmt.Errorf("answering the login: %w", err))
 		return
 	}
 	if c.struck.Load() {
-		c.end(nil)
+		c.fail(nil)
 		return
 	}
 	c.raw.SetDeadline(time.Time{})
@@ -126,13 +126,13 @@ func (c *client) serve() {
 // release gives back what admit counted.
 func (c *client) release() {
 	if c.admitted {
-		c.server.leave()
+		c.server.releaseConnection()
 	}
 }
 
-// end records why the login came to nothing, and says so to a client that is
+// fail records why the login came to nothing, and says so to a client that is
 // refused. One that a fault has struck is left alone until it goes.
-func (c *client) end(err error) {
+func (c *client) fail(err error) {
 	defer c.conn.Close()
 	var refused *refusal
 	isRefusal := errors.As(err, &refused)
@@ -170,7 +170,7 @@ func (c *client) linger() {
 // login takes the connection from its first byte to a verified token. Its
 // errors hold nothing of the token.
 func (c *client) login() (*startup, error) {
-	if err := c.secure(); err != nil {
+	if err := c.setUpTLS(); err != nil {
 		return nil, err
 	}
 	code, body, err := readPacket(c.reader)
@@ -196,11 +196,11 @@ func (c *client) login() (*startup, error) {
 	if err := st.check(); err != nil {
 		return nil, err
 	}
-	return st, c.verify(st, byName)
+	return st, c.authenticate(st, byName)
 }
 
-// secure sets up TLS, which it sees from the first byte or after an SSLRequest.
-func (c *client) secure() error {
+// setUpTLS sets up TLS, which it sees from the first byte or after an SSLRequest.
+func (c *client) setUpTLS() error {
 	for {
 		first, err := c.raw.reader.Peek(1)
 		if err != nil {
@@ -252,9 +252,9 @@ func (c *client) handshake() error {
 	return nil
 }
 
-// hello looks at a ClientHello before it is answered: a client that turns the
+// inspectHello looks at a ClientHello before it is answered: a client that turns the
 // certificate down has shown its server name all the same.
-func (c *client) hello(hello *tls.ClientHelloInfo) error {
+func (c *client) inspectHello(hello *tls.ClientHelloInfo) error {
 	c.serverName = hello.ServerName
 	c.record(func(a *Attempt) { a.ServerName = hello.ServerName })
 	// PostgreSQL 17 does the same: without ALPN, another protocol's client could
@@ -282,8 +282,8 @@ func (c *client) route(st *startup) (byName string, err error) {
 	return byName, nil
 }
 
-// verify asks for the password and checks the token that it should be.
-func (c *client) verify(st *startup, byName string) error {
+// authenticate asks for the password and checks the token that it should be.
+func (c *client) authenticate(st *startup, byName string) error {
 	var ask []pgproto3.BackendMessage
 	if st.negotiate {
 		ask = append(ask, &pgproto3.NegotiateProtocolVersion{NewestMinorProtocol: protocolVersion3, UnrecognizedOptions: st.options})
@@ -311,7 +311,7 @@ func (c *client) verify(st *startup, byName string) error {
 	if err != nil {
 		return denied("", err.Error())
 	}
-	return c.server.authenticate(t, st.user, byName)
+	return c.server.verifyToken(t, st.user, byName)
 }
 
 func (c *client) send(messages ...pgproto3.BackendMessage) error {

@@ -167,7 +167,7 @@ func (s *Server) start(ctx context.Context) error {
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{alpnProtocol},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, hello.Conn.(*rawConn).client.hello(hello)
+			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
 	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
