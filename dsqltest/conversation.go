@@ -50,6 +50,7 @@ type edit struct {
 	keepReady bool                    // without ReadyForQuery, as long as all goes well
 	keepTag   bool                    // without CommandComplete, until COMMIT has one
 	implicit  bool                    // as if the transaction block, which is ours, were none
+	tag       string                  // with this command tag
 	shift     int                     // characters before the statement in the client's query string
 }
 
@@ -162,6 +163,9 @@ func (c *conversation) complete(message []byte) []byte {
 		c.rows += changedRows(string(tag), c.copied)
 	}
 	c.copying, c.copied = false, false
+	if c.edit.tag != "" {
+		message = mustEncode(&pgproto3.CommandComplete{CommandTag: []byte(c.edit.tag)})
+	}
 	switch {
 	case c.edit.mute || c.overrun:
 		return nil
@@ -230,11 +234,11 @@ func (c *conversation) fail(message []byte) []byte {
 		})
 		return mustEncode(conflict)
 	}
-	unwrapped := rules.Unwrap(&e)
+	translated := rules.TranslateError(&e)
 	if e.Position > 0 {
 		e.Position += int32(c.edit.shift)
 	}
-	if unwrapped || c.edit.shift > 0 {
+	if translated || c.edit.shift > 0 {
 		return mustEncode(&e)
 	}
 	return message
@@ -263,9 +267,9 @@ func (c *conversation) readiness(message []byte) []byte {
 	return message
 }
 
-// mustEncode frames an error, which is too short to fail.
-func mustEncode(e *pgproto3.ErrorResponse) []byte {
-	message, err := e.Encode(nil)
+// mustEncode frames a message that is too short to fail.
+func mustEncode(m pgproto3.BackendMessage) []byte {
+	message, err := m.Encode(nil)
 	if err != nil {
 		panic(err)
 	}

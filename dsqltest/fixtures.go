@@ -137,7 +137,7 @@ func (w *worker) runScript(text string) error {
 	w.status = 'I'
 	for _, st := range rules.Parse(text) {
 		row, err := w.query(st.SQL)
-		if err == nil && st.Rewritten != "" {
+		if err == nil && st.SubmitsJob {
 			err = w.awaitJob(row[0])
 		}
 		if err != nil {

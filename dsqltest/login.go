@@ -340,8 +340,8 @@ func parseStartup(version uint32, body []byte) (*startup, error) {
 		case strings.HasPrefix(name, "_pq_."):
 			st.negotiate = true
 			st.options = append(st.options, name)
-		case slices.Contains(rules.StartupSettings, setting):
-			st.settings[setting] = value
+		case rules.IsSetting(setting):
+			st.settings[rules.PostgresSetting(setting)] = value
 		default:
 			st.refuse(name)
 		}

@@ -244,21 +244,8 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	return nil
 }
 
-// resolve returns what EXECUTE executes, and every other statement itself.
-func (r *requests) resolve(st *rules.Statement) *rules.Statement {
-	if st.Kind == rules.Execute && r.statements[st.Name] != nil {
-		return r.statements[st.Name]
-	}
-	return st
-}
-
 // add notes a statement that PostgreSQL has been given.
-func (r *requests) add(st *rules.Statement) {
-	r.transaction.Add(st, r.now())
-	if st.Kind == rules.Prepare {
-		r.statements[st.Name] = st.Body
-	}
-}
+func (r *requests) add(st *rules.Statement) { r.transaction.Add(st, r.now()) }
 
 // commit has do make a commit, unless a fault is due. It is not done when the
 // client has had another answer.
@@ -311,7 +298,7 @@ func (r *requests) query(message []byte) error {
 				return err
 			}
 		}
-		on, err := r.step(r.resolve(st), message, edit{shift: st.Start, keepReady: i+1 < len(statements)})
+		on, err := r.step(st, message, edit{shift: st.Start, tag: st.Tag, keepReady: i+1 < len(statements)})
 		if err != nil || !on {
 			return err
 		}
@@ -416,7 +403,6 @@ func (r *requests) execute(size int) error {
 	if st == nil {
 		st = new(rules.Statement)
 	}
-	st = r.resolve(st)
 	refusal := r.refuse(st)
 	forward := func(e edit) error {
 		r.update(func() {
@@ -425,7 +411,7 @@ func (r *requests) execute(size int) error {
 		})
 		return r.forward(size)
 	}
-	if refusal == nil && !r.commits(st) {
+	if refusal == nil && !r.commits(st) && st.Tag == "" {
 		r.add(st)
 		return forward(edit{})
 	}
@@ -438,6 +424,16 @@ func (r *requests) execute(size int) error {
 		return r.discard(size)
 	}
 	switch {
+	case refusal == nil && st.Tag != "":
+		r.add(st)
+		if err := forward(edit{tag: st.Tag}); err != nil {
+			return err
+		}
+		if err := r.settle(); err != nil {
+			return err
+		}
+		r.update(func() { r.edit = edit{} })
+		return nil
 	case refusal == nil:
 		done, err := r.commit(edit{}, forward)
 		if done {
