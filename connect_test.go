@@ -22,6 +22,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 // Each form of a host name, all the way: what is dialled, and which names the
@@ -302,12 +303,12 @@ func TestConnectAlert(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := server.Config()
-			certificate, roots := issue(t, "Ended", server.Endpoint())
+			certificate, roots := nettest.Issue(t, "Ended", server.Endpoint())
 			serverConfig := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"postgresql"}}
 			c.change(serverConfig)
 			var accepted atomic.Int64
 			config.RootCAs = roots
-			config.DialAddress = listen(t, func(conn *net.TCPConn) {
+			config.DialAddress = nettest.Listen(t, func(conn *net.TCPConn) {
 				accepted.Add(1)
 				if server := tls.Server(conn, serverConfig); server.Handshake() == nil {
 					_, _ = io.Copy(io.Discard, server)

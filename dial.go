@@ -8,12 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
-// newDialer returns the default DialFunc. PrivateLink forgets a TCP connection
+// defaultDialFunc returns the default DialFunc. PrivateLink forgets a TCP connection
 // that is silent for 350 s (AWS PrivateLink guide, "Considerations"), and a
 // peer that is gone is noticed after idle + count * interval: 75 s.
-func newDialer() pgconn.DialFunc {
+func defaultDialFunc() pgconn.DialFunc {
 	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable:   true,
 		Idle:     30 * time.Second,
@@ -23,12 +25,12 @@ func newDialer() pgconn.DialFunc {
 	return d.DialContext
 }
 
-// lookupNothing makes pgx try one address, the name itself: the dialer races
+// keepHostName makes pgx try one address, the name itself: the dialer races
 // what the name resolves to (RFC 8305), while pgx would walk the addresses and
 // repeat even a refused login on each.
-func lookupNothing(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+func keepHostName(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 
-// pendingConn stands for a TCP connection whose purpose is not known yet. pgx
+// lazyConn stands for a TCP connection whose purpose is not known yet. pgx
 // dials to open a session and to cancel a query, by the same DialFunc. The
 // session's connection is dialled by its login, which may have to do so more than
 // once; the cancel request's by the first bytes that pgx writes to it.
@@ -36,7 +38,7 @@ func lookupNothing(_ context.Context, host string) ([]string, error) { return []
 //	new        --AfterNetConnect-->  taken over by a login, never dialled here
 //	new        --SSLRequest-->       answered at once, and remembered
 //	new        --other bytes-->      dialled, SSLRequest repeated if there was one, bytes sent
-type pendingConn struct {
+type lazyConn struct {
 	ctx     context.Context // of the call to DialFunc, which is pgx's connect or cancel
 	dial    pgconn.DialFunc
 	network string
@@ -50,16 +52,16 @@ type pendingConn struct {
 	answer     bool // pgx has still to read the answer
 }
 
-// pendingDial is the DialFunc that pgx gets.
-func pendingDial(dial pgconn.DialFunc) pgconn.DialFunc {
+// lazyDial is the DialFunc that pgx gets.
+func lazyDial(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		return &pendingConn{ctx: ctx, dial: dial, network: network, address: address}, nil
+		return &lazyConn{ctx: ctx, dial: dial, network: network, address: address}, nil
 	}
 }
 
-func (p *pendingConn) Write(b []byte) (int, error) {
+func (p *lazyConn) Write(b []byte) (int, error) {
 	p.mu.Lock()
-	if p.conn == nil && !p.sslRequest && bytes.Equal(b, sslRequest) {
+	if p.conn == nil && !p.sslRequest && bytes.Equal(b, login.SSLRequest) {
 		p.sslRequest, p.answer = true, true
 		p.mu.Unlock()
 		return len(b), nil
@@ -72,7 +74,7 @@ func (p *pendingConn) Write(b []byte) (int, error) {
 	return conn.Write(b)
 }
 
-func (p *pendingConn) Read(b []byte) (int, error) {
+func (p *lazyConn) Read(b []byte) (int, error) {
 	p.mu.Lock()
 	if p.answer && len(b) > 0 {
 		p.answer = false
@@ -89,7 +91,7 @@ func (p *pendingConn) Read(b []byte) (int, error) {
 }
 
 // open dials at the first need.
-func (p *pendingConn) open() (net.Conn, error) {
+func (p *lazyConn) open() (net.Conn, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
@@ -103,7 +105,7 @@ func (p *pendingConn) open() (net.Conn, error) {
 		return nil, err
 	}
 	if p.sslRequest {
-		err = during(p.ctx, conn, func() error { return negotiateTLS(conn) })
+		err = login.RequestTLS(p.ctx, conn)
 	}
 	if err == nil {
 		err = conn.SetDeadline(p.deadline)
@@ -116,7 +118,7 @@ func (p *pendingConn) open() (net.Conn, error) {
 	return conn, nil
 }
 
-func (p *pendingConn) Close() error {
+func (p *lazyConn) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed = true
@@ -126,7 +128,7 @@ func (p *pendingConn) Close() error {
 	return p.conn.Close()
 }
 
-func (p *pendingConn) SetDeadline(t time.Time) error {
+func (p *lazyConn) SetDeadline(t time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.deadline = t
@@ -137,13 +139,13 @@ func (p *pendingConn) SetDeadline(t time.Time) error {
 }
 
 // Only whole deadlines are set on a connection that is not open yet.
-func (p *pendingConn) SetReadDeadline(t time.Time) error  { return p.SetDeadline(t) }
-func (p *pendingConn) SetWriteDeadline(t time.Time) error { return p.SetDeadline(t) }
+func (p *lazyConn) SetReadDeadline(t time.Time) error  { return p.SetDeadline(t) }
+func (p *lazyConn) SetWriteDeadline(t time.Time) error { return p.SetDeadline(t) }
 
-func (p *pendingConn) LocalAddr() net.Addr  { return pendingAddr{p.network, ""} }
-func (p *pendingConn) RemoteAddr() net.Addr { return pendingAddr{p.network, p.address} }
+func (p *lazyConn) LocalAddr() net.Addr  { return lazyAddr{p.network, ""} }
+func (p *lazyConn) RemoteAddr() net.Addr { return lazyAddr{p.network, p.address} }
 
-type pendingAddr struct{ network, address string }
+type lazyAddr struct{ network, address string }
 
-func (a pendingAddr) Network() string { return a.network }
-func (a pendingAddr) String() string  { return a.address }
+func (a lazyAddr) Network() string { return a.network }
+func (a lazyAddr) String() string  { return a.address }

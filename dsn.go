@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
 // ParseConfig reads a connection string: a URL,
@@ -50,10 +52,10 @@ func ParseConfig(connString string) (Config, error) {
 	// further parameters, and must not be named.
 	for _, s := range settings {
 		if s.value != "" && parameters[strings.ToLower(s.name)].refused == tokenIsPassword {
-			return Config{}, configError(s.name, tokenIsPassword)
+			return Config{}, configerr.New(s.name, tokenIsPassword)
 		}
 		if holdsPassword(s.value) {
-			return Config{}, configError("password", tokenIsPassword)
+			return Config{}, configerr.New("password", tokenIsPassword)
 		}
 	}
 
@@ -73,11 +75,11 @@ func ParseConfig(connString string) (Config, error) {
 			continue
 		}
 		if strings.Contains(s.value, "\x00") {
-			return Config{}, configError(s.name, "holds a NUL byte, which the protocol cannot carry; remove it")
+			return Config{}, configerr.New(s.name, "holds a NUL byte, which the protocol cannot carry; remove it")
 		}
 		if value, twice := given[name]; twice {
 			if value != s.value {
-				return Config{}, configError(s.name, "is given twice with different values; give it once")
+				return Config{}, configerr.New(s.name, "is given twice with different values; give it once")
 			}
 			continue
 		}
@@ -85,7 +87,7 @@ func ParseConfig(connString string) (Config, error) {
 
 		switch {
 		case p.refused != "":
-			err = configError(s.name, "%s", p.refused)
+			err = configerr.New(s.name, "%s", p.refused)
 		case p.toParams:
 			if c.Params == nil {
 				c.Params = make(map[string]string)
@@ -99,7 +101,7 @@ func ParseConfig(connString string) (Config, error) {
 		}
 	}
 	if strings.TrimSpace(c.Host) == "" {
-		return Config{}, configError("Host", "is empty; the connection string needs a host, the cluster's endpoint (<id>.dsql.<region>.on.aws) or another name that leads to it")
+		return Config{}, configerr.New("Host", "is empty; the connection string needs a host, the cluster's endpoint (<id>.dsql.<region>.on.aws) or another name that leads to it")
 	}
 	return c, nil
 }
@@ -135,7 +137,7 @@ func parseSettings(s string) ([]setting, error) {
 	case "postgres", "postgresql", "dsql":
 		return parseURL(strings.TrimRight(rest, space))
 	}
-	return nil, configError(wholeString, "is a URL of another scheme; begin it with postgres://, postgresql:// or dsql://")
+	return nil, configerr.New(wholeString, "is a URL of another scheme; begin it with postgres://, postgresql:// or dsql://")
 }
 
 // parseURL reads what follows the scheme. It does not use net/url's parser,
@@ -151,10 +153,10 @@ func parseURL(s string) ([]setting, error) {
 	// the middle of it. The '@' that was to end the password comes later then.
 	first, _, colon := strings.Cut(authority, ":")
 	if colon && !strings.Contains(first, "@") && strings.Contains(s[len(authority):], "@") {
-		return nil, configError(wholeString, "has an @ behind the first slash or question mark; if a password stands before it, remove that: the IAM token is the password; else write the @ as %%40")
+		return nil, configerr.New(wholeString, "has an @ behind the first slash or question mark; if a password stands before it, remove that: the IAM token is the password; else write the @ as %%40")
 	}
 	if strings.Contains(s, "#") {
-		return nil, configError(wholeString, "has a #, which means nothing in it; write it as %%23 if it belongs to a value")
+		return nil, configerr.New(wholeString, "has a #, which means nothing in it; write it as %%23 if it belongs to a value")
 	}
 
 	user, hostPort := "", authority
@@ -176,7 +178,7 @@ func parseURL(s string) ([]setting, error) {
 		}
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
-			return nil, configError(wholeString, "has a parameter without =; write name=value, and an & inside a value as %%26")
+			return nil, configerr.New(wholeString, "has a parameter without =; write name=value, and an & inside a value as %%26")
 		}
 		settings = append(settings, setting{name, value})
 	}
@@ -189,7 +191,7 @@ func parseURL(s string) ([]setting, error) {
 			s.value, err = url.PathUnescape(s.value)
 		}
 		if err != nil {
-			return nil, configError(wholeString, "has a %% that two hexadecimal digits do not follow; write it as %%25 if it belongs to a value")
+			return nil, configerr.New(wholeString, "has a %% that two hexadecimal digits do not follow; write it as %%25 if it belongs to a value")
 		}
 		settings[i] = setting{name, s.value}
 	}
@@ -201,9 +203,9 @@ func parseURL(s string) ([]setting, error) {
 func splitHostPort(s string) (host, port string, err error) {
 	switch {
 	case isARN(s):
-		return "", "", configError("Host", hostIsARN)
+		return "", "", configerr.New("Host", hostIsARN)
 	case strings.Contains(s, ","):
-		return "", "", configError("Host", "holds more than one host; a DSQL cluster has one endpoint")
+		return "", "", configerr.New("Host", "holds more than one host; a DSQL cluster has one endpoint")
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		host, rest, ok := strings.Cut(inner, "]")
@@ -211,17 +213,17 @@ func splitHostPort(s string) (host, port string, err error) {
 		ip, err := netip.ParseAddr(strings.Replace(host, "%25", "%", 1))
 		port, hasPort := strings.CutPrefix(rest, ":")
 		if !ok || err != nil || !ip.Is6() || rest != "" && !hasPort {
-			return "", "", configError("Host", "has a bracket, but is not an IPv6 address in brackets; write it like [2001:db8::1]:5432")
+			return "", "", configerr.New("Host", "has a bracket, but is not an IPv6 address in brackets; write it like [2001:db8::1]:5432")
 		}
 		return host, port, nil
 	}
 	host, port, _ = strings.Cut(s, ":")
 	if strings.Contains(port, ":") {
-		return "", "", configError("Host", "has more than one colon; write an IPv6 address in brackets, like [2001:db8::1]:5432")
+		return "", "", configerr.New("Host", "has more than one colon; write an IPv6 address in brackets, like [2001:db8::1]:5432")
 	}
 	if strings.Contains(strings.ToLower(host), "%3a") {
 		// "user:password" with its colon escaped, and no "@host".
-		return "", "", configError("Host", "has an escaped colon; give the name alone, and the port after a plain colon")
+		return "", "", configerr.New("Host", "has an escaped colon; give the name alone, and the port after a plain colon")
 	}
 	return host, port, nil
 }
@@ -232,16 +234,16 @@ func parseKeywords(s string) ([]setting, error) {
 	if s != "" && !strings.Contains(s, "=") {
 		// Not quoted: it can be "user:password@host".
 		if isARN(s) {
-			return nil, configError("Host", hostIsARN)
+			return nil, configerr.New("Host", hostIsARN)
 		}
-		return nil, configError(wholeString, "is neither a URL nor name=value; for a host name write dsql://<host> or host=<host>")
+		return nil, configerr.New(wholeString, "is neither a URL nor name=value; for a host name write dsql://<host> or host=<host>")
 	}
 	var settings []setting
 	for s != "" {
 		name, rest, ok := strings.Cut(s, "=")
 		name = strings.TrimRight(name, space)
 		if !ok || name == "" || strings.ContainsAny(name, space) {
-			return nil, configError(wholeString, "has a word that is not name=value; quote a value that holds spaces, as in name='a b'")
+			return nil, configerr.New(wholeString, "has a word that is not name=value; quote a value that holds spaces, as in name='a b'")
 		}
 		start := strings.TrimLeft(rest, space)
 		value, after, err := cutValue(start)
@@ -250,7 +252,7 @@ func parseKeywords(s string) ([]setting, error) {
 		}
 		// libpq would make "user=x" the port here: "port= user=x".
 		if len(start) < len(rest) && !strings.HasPrefix(start, "'") && strings.Contains(value, "=") {
-			return nil, configError(wholeString, "has a parameter whose value is missing, or holds a = behind a space; write an empty value as name='', and quote others")
+			return nil, configerr.New(wholeString, "has a parameter whose value is missing, or holds a = behind a space; write an empty value as name='', and quote others")
 		}
 		settings = append(settings, setting{name, value})
 		s = strings.TrimLeft(after, space)
@@ -278,7 +280,7 @@ func cutValue(s string) (value, rest string, err error) {
 		}
 	}
 	if quoted {
-		return "", "", configError(wholeString, "has a quote that is not closed; write a quote inside a value as \\'")
+		return "", "", configerr.New(wholeString, "has a quote that is not closed; write a quote inside a value as \\'")
 	}
 	return b.String(), "", nil
 }

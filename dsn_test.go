@@ -385,12 +385,12 @@ func TestParameters(t *testing.T) {
 	}
 }
 
-func TestCheckTokenLifetime(t *testing.T) {
+func TestValidateTokenLifetime(t *testing.T) {
 	for _, d := range []time.Duration{time.Second, 15 * time.Minute, 7 * 24 * time.Hour} {
-		require.NoError(t, checkTokenLifetime(d))
+		require.NoError(t, validateTokenLifetime(d))
 	}
 	for _, d := range []time.Duration{0, -time.Second, time.Second / 2, time.Second + 1, 7*24*time.Hour + time.Second, 8 * 24 * time.Hour} {
-		err := checkTokenLifetime(d)
+		err := validateTokenLifetime(d)
 		require.ErrorIs(t, err, ErrConfig)
 		require.ErrorContains(t, err, "TokenLifetime")
 		require.ErrorContains(t, err, "1 s to 7 days")

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
 const defaultPort = 5432
@@ -33,16 +35,15 @@ type hostName struct {
 	region    string
 }
 
-// resolveEndpoint decides what the Config's names mean. It is pure: awsRegion
-// is asked for the region of the AWS environment or profile only when no name
-// and no field says one.
-func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, error) {
+// resolveNames decides what the Config's names mean. It is pure but for awsRegion, which it calls
+// for the region of the AWS environment or profile only when no name and no field says one.
+func resolveNames(c Config, awsRegion func() (string, error)) (Endpoint, error) {
 	host, hostPort, err := splitAddress("Host", c.Host)
 	if err != nil {
 		return Endpoint{}, err
 	}
 	if hostPort != 0 && c.Port != 0 && hostPort != c.Port {
-		return Endpoint{}, configError("Port", "is %d, but Host ends in :%d; set one of them, or both to the same port", c.Port, hostPort)
+		return Endpoint{}, configerr.New("Port", "is %d, but Host ends in :%d; set one of them, or both to the same port", c.Port, hostPort)
 	}
 	port := max(c.Port, hostPort)
 	if port == 0 {
@@ -64,11 +65,11 @@ func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, erro
 	}
 	clusterID := strings.ToLower(strings.TrimSpace(c.ClusterID))
 	if clusterID != "" && !isClusterID(clusterID) {
-		return Endpoint{}, configError("ClusterID", "%q is not a cluster ID; it is the 26 letters and digits that the cluster's endpoint begins with", c.ClusterID)
+		return Endpoint{}, configerr.New("ClusterID", "%q is not a cluster ID; it is the 26 letters and digits that the cluster's endpoint begins with", c.ClusterID)
 	}
 	region := strings.ToLower(strings.TrimSpace(c.Region))
 	if region != "" && !isRegion(region) {
-		return Endpoint{}, configError("Region", "%q is not an AWS region; write it like us-east-1", c.Region)
+		return Endpoint{}, configerr.New("Region", "%q is not an AWS region; write it like us-east-1", c.Region)
 	}
 
 	// What two places say must agree: a token for one cluster and an SNI for
@@ -82,9 +83,9 @@ func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, erro
 
 	if clusterID == "" {
 		if named.service != "" {
-			return Endpoint{}, configError("ClusterID", "is empty, and Host %q is a VPC endpoint, which does not name the cluster; set ClusterID to the 26 letters and digits that the cluster's own endpoint begins with", host)
+			return Endpoint{}, configerr.New("ClusterID", "is empty, and Host %q is a VPC endpoint, which does not name the cluster; set ClusterID to the 26 letters and digits that the cluster's own endpoint begins with", host)
 		}
-		return Endpoint{}, configError("ClusterID", "is empty, and Host %q does not name a cluster; set ClusterID and Region (or ServerName), or set Host to the cluster endpoint (<id>.dsql.<region>.on.aws)", host)
+		return Endpoint{}, configerr.New("ClusterID", "is empty, and Host %q does not name a cluster; set ClusterID and Region (or ServerName), or set Host to the cluster endpoint (<id>.dsql.<region>.on.aws)", host)
 	}
 	if region == "" {
 		if region, err = awsRegion(); err != nil {
@@ -92,10 +93,10 @@ func resolveEndpoint(c Config, awsRegion func() (string, error)) (Endpoint, erro
 		}
 		region = strings.ToLower(strings.TrimSpace(region))
 		if region == "" {
-			return Endpoint{}, configError("Region", "is empty, and neither Host %q nor the AWS environment or profile says one; set Region, AWS_REGION, or Host to the full endpoint (<id>.dsql.<region>.on.aws)", host)
+			return Endpoint{}, configerr.New("Region", "is empty, and neither Host %q nor the AWS environment or profile says one; set Region, AWS_REGION, or Host to the full endpoint (<id>.dsql.<region>.on.aws)", host)
 		}
 		if !isRegion(region) {
-			return Endpoint{}, configError("Region", "the AWS environment or profile says %q, which is not a region; set Region", region)
+			return Endpoint{}, configerr.New("Region", "the AWS environment or profile says %q, which is not a region; set Region", region)
 		}
 	}
 
@@ -137,7 +138,7 @@ func agree(field, what, fromField, fromHost, fromServerName string) (string, err
 		case value == "":
 			value, source = other.value, other.source
 		default:
-			return "", configError(field, "%s says %q, but %s names %s of its own, %q; make them agree", source, value, other.source, what, other.value)
+			return "", configerr.New(field, "%s says %q, but %s names %s of its own, %q; make them agree", source, value, other.source, what, other.value)
 		}
 	}
 	return value, nil
@@ -153,10 +154,10 @@ func readName(field, host string) (hostName, error) {
 	if rest, ok := strings.CutSuffix(host, ".on.aws"); ok {
 		labels := strings.Split(rest, ".")
 		if len(labels) != 3 || !isService(labels[1]) || !isRegion(labels[2]) {
-			return hostName{}, configError(field, "%q is not a DSQL endpoint; those are <id>.dsql.<region>.on.aws and, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", host)
+			return hostName{}, configerr.New(field, "%q is not a DSQL endpoint; those are <id>.dsql.<region>.on.aws and, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", host)
 		}
 		if !isClusterID(labels[0]) {
-			return hostName{}, configError(field, "%q begins with %q, which is not a cluster ID of 26 letters and digits; copy the endpoint from the console or `aws dsql get-cluster`", host, labels[0])
+			return hostName{}, configerr.New(field, "%q begins with %q, which is not a cluster ID of 26 letters and digits; copy the endpoint from the console or `aws dsql get-cluster`", host, labels[0])
 		}
 		return hostName{clusterID: labels[0], service: labels[1], region: labels[2]}, nil
 	}
@@ -167,7 +168,7 @@ func readName(field, host string) (hostName, error) {
 	if ok {
 		labels := strings.Split(rest, ".")
 		if len(labels) != 3 || !isVPCEndpoint(labels[0]) || !isService(labels[1]) || labels[1] == "dsql" || !isRegion(labels[2]) {
-			return hostName{}, configError(field, "%q is not a VPC endpoint for DSQL connections; those are vpce-<id>-<id>.dsql-<suffix>.<region>.vpce.amazonaws.com", host)
+			return hostName{}, configerr.New(field, "%q is not a VPC endpoint for DSQL connections; those are vpce-<id>-<id>.dsql-<suffix>.<region>.vpce.amazonaws.com", host)
 		}
 		return hostName{service: labels[1], region: labels[2]}, nil
 	}
@@ -229,11 +230,11 @@ func readServerName(s string) (string, hostName, error) {
 		return "", hostName{}, err
 	}
 	if port != 0 {
-		return "", hostName{}, configError("ServerName", "%q ends in a port; set Port or DialAddress, and leave the name alone here", s)
+		return "", hostName{}, configerr.New("ServerName", "%q ends in a port; set Port or DialAddress, and leave the name alone here", s)
 	}
 	first, rest, _ := strings.Cut(name, ".")
 	if !isClusterID(first) || rest == "" {
-		return "", hostName{}, configError("ServerName", "%q does not begin with a cluster ID, so the server could not tell which cluster is meant; it is <id>.dsql.<region>.on.aws or, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", name)
+		return "", hostName{}, configerr.New("ServerName", "%q does not begin with a cluster ID, so the server could not tell which cluster is meant; it is <id>.dsql.<region>.on.aws or, behind PrivateLink, <id>.dsql-<suffix>.<region>.on.aws", name)
 	}
 	named, err := readName("ServerName", name)
 	named.clusterID = first
@@ -253,32 +254,32 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 	s = strings.TrimSpace(s)
 	switch {
 	case s == "":
-		return "", 0, configError(field, "is empty; set it to the cluster endpoint (<id>.dsql.<region>.on.aws) or another name or address that leads to it")
+		return "", 0, configerr.New(field, "is empty; set it to the cluster endpoint (<id>.dsql.<region>.on.aws) or another name or address that leads to it")
 	case isARN(s):
-		return "", 0, configError(field, hostIsARN)
+		return "", 0, configerr.New(field, hostIsARN)
 	case strings.Contains(s, "://") || strings.ContainsAny(s, "@?"):
 		// Not quoted: a URL may hold a password.
 		if field == "DialAddress" {
-			return "", 0, configError(field, "looks like a URL; it takes host:port, like localhost:15432")
+			return "", 0, configerr.New(field, "looks like a URL; it takes host:port, like localhost:15432")
 		}
-		return "", 0, configError(field, "looks like a connection string; pass it to ParseConfig, and only the host name here")
+		return "", 0, configerr.New(field, "looks like a connection string; pass it to ParseConfig, and only the host name here")
 	case strings.Contains(s, "/"):
-		return "", 0, configError(field, "%q holds a slash; DSQL is reached by TCP only, so give a host name or an IP address", s)
+		return "", 0, configerr.New(field, "%q holds a slash; DSQL is reached by TCP only, so give a host name or an IP address", s)
 	case strings.Contains(s, ","):
-		return "", 0, configError(field, "%q holds more than one host; a DSQL cluster has one endpoint", s)
+		return "", 0, configerr.New(field, "%q holds more than one host; a DSQL cluster has one endpoint", s)
 	}
 
 	portText, hasPort := "", false
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		var rest string
 		if host, rest, ok = strings.Cut(inner, "]"); !ok {
-			return "", 0, configError(field, "%q lacks the closing bracket of an IPv6 address", s)
+			return "", 0, configerr.New(field, "%q lacks the closing bracket of an IPv6 address", s)
 		}
 		if portText, hasPort = strings.CutPrefix(rest, ":"); rest != "" && !hasPort {
-			return "", 0, configError(field, "%q has something other than :port behind the bracket", s)
+			return "", 0, configerr.New(field, "%q has something other than :port behind the bracket", s)
 		}
 		if ip, err := netip.ParseAddr(host); err != nil || !ip.Is6() {
-			return "", 0, configError(field, "%q has no IPv6 address in its brackets", s)
+			return "", 0, configerr.New(field, "%q has no IPv6 address in its brackets", s)
 		}
 	} else if host = s; strings.Count(s, ":") == 1 {
 		host, portText, hasPort = strings.Cut(s, ":")
@@ -288,11 +289,11 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 		if err != nil || n == 0 {
 			// Not quoted: a connection string taken apart wrongly may have left
 			// a password here.
-			return "", 0, configError(field, "has something behind its colon that is no port; a port is a number from 1 to 65535")
+			return "", 0, configerr.New(field, "the port after the colon is not a number from 1 to 65535")
 		}
 		port = uint16(n)
 		if host == "" {
-			return "", 0, configError(field, "has no host before its port; write it like localhost:15432")
+			return "", 0, configerr.New(field, "has no host before its port; write it like localhost:15432")
 		}
 	}
 
@@ -301,21 +302,21 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 	}
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	if len(host) > 253 {
-		return "", 0, configError(field, "is longer than a host name can be (253 characters)")
+		return "", 0, configerr.New(field, "is longer than a host name can be (253 characters)")
 	}
 	if strings.Contains(host, ":") {
-		return "", 0, configError(field, "has more than one colon, but is no IPv6 address; give name:port or [address]:port")
+		return "", 0, configerr.New(field, "has more than one colon, but is no IPv6 address; give name:port or [address]:port")
 	}
 	labels := strings.Split(host, ".")
 	for _, label := range labels {
 		if !isLabel(label) {
-			return "", 0, configError(field, "%q is neither a host name nor an IP address", s)
+			return "", 0, configerr.New(field, "%q is neither a host name nor an IP address", s)
 		}
 	}
 	// RFC 1123, 2.1: the highest label is alphabetic, which is how a mistyped
 	// IPv4 address shows.
 	if only(labels[len(labels)-1], digits) {
-		return "", 0, configError(field, "%q looks like an IPv4 address, but is none", s)
+		return "", 0, configerr.New(field, "%q looks like an IPv4 address, but is none", s)
 	}
 	return host, port, nil
 }

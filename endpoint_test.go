@@ -59,7 +59,7 @@ func TestEndpointForms(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			e, err := resolveEndpoint(c.config, regionIs(c.awsRegion))
+			e, err := resolveNames(c.config, regionIs(c.awsRegion))
 			require.NoError(t, err)
 			require.Equal(t, Endpoint{DialAddress: c.dial, ServerName: c.sni, Region: c.region, ClusterID: testID}, e)
 		})
@@ -116,7 +116,7 @@ func TestEndpointErrors(t *testing.T) {
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
-			_, err := resolveEndpoint(c.config, regionIs(""))
+			_, err := resolveNames(c.config, regionIs(""))
 			require.ErrorIs(t, err, ErrConfig)
 			text := strings.TrimPrefix(err.Error(), ErrConfig.Error()+": ")
 			require.True(t, strings.HasPrefix(text, c.says[0]), "%q begins with %q", text, c.says[0])
@@ -130,11 +130,11 @@ func TestEndpointErrors(t *testing.T) {
 
 func TestEndpointRegionOnlyWhenNeeded(t *testing.T) {
 	broken := func() (string, error) { return "", errors.New("asked") }
-	_, err := resolveEndpoint(Config{Host: public}, broken)
+	_, err := resolveNames(Config{Host: public}, broken)
 	require.NoError(t, err)
-	_, err = resolveEndpoint(Config{Host: testID}, broken)
+	_, err = resolveNames(Config{Host: testID}, broken)
 	require.EqualError(t, err, "asked")
-	_, err = resolveEndpoint(Config{Host: testID}, regionIs("nowhere"))
+	_, err = resolveNames(Config{Host: testID}, regionIs("nowhere"))
 	require.ErrorIs(t, err, ErrConfig)
 }
 
@@ -148,7 +148,7 @@ func FuzzEndpoint(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, host, id, region, dial, serverName string, port uint16) {
 		c := Config{Host: host, ClusterID: id, Region: region, DialAddress: dial, ServerName: serverName, Port: port}
-		e, err := resolveEndpoint(c, regionIs("eu-west-1"))
+		e, err := resolveNames(c, regionIs("eu-west-1"))
 		if err != nil {
 			require.ErrorIs(t, err, ErrConfig)
 			return
@@ -163,7 +163,7 @@ func FuzzEndpoint(f *testing.F) {
 		require.NoError(t, err)
 		require.NotEqual(t, "0", dialPort)
 
-		again, err := resolveEndpoint(Config{Host: e.DialAddress, ClusterID: e.ClusterID, Region: e.Region, ServerName: e.ServerName}, regionIs(""))
+		again, err := resolveNames(Config{Host: e.DialAddress, ClusterID: e.ClusterID, Region: e.Region, ServerName: e.ServerName}, regionIs(""))
 		require.NoError(t, err)
 		require.Equal(t, e, again)
 	})

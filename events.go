@@ -5,6 +5,8 @@ import (
 	"errors"
 	"log/slog"
 	"time"
+
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
 // RetryEvent is one attempt to connect that failed and is followed by another.
@@ -23,7 +25,7 @@ type TokenEvent struct {
 	Expires    time.Time     // of the new token
 }
 
-// observer tells the log and the hooks of a Config what happens.
+// observer passes events to the log and the hooks of a Config.
 type observer struct {
 	log     *slog.Logger
 	onRetry func(RetryEvent)
@@ -46,7 +48,7 @@ func newObserver(c Config) observer {
 
 func (o observer) retry(ctx context.Context, e RetryEvent) {
 	level := slog.LevelWarn
-	if errors.Is(e.Err, ErrClusterWaking) || errors.Is(e.Err, errTokenUnread) {
+	if errors.Is(e.Err, ErrClusterWaking) || errors.Is(e.Err, login.ErrTokenUnread) {
 		level = slog.LevelDebug // nothing is wrong
 	}
 	o.log.Log(ctx, level, "dsql: connecting again", "attempt", e.Attempt, "wait", e.Wait, "elapsed", e.Elapsed, "error", e.Err)

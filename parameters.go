@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
 // parameter is what becomes of a parameter: one of its fields is set.
@@ -125,7 +127,7 @@ func text(field func(*Config) *string) func(*Config, string, string) error {
 func oneOf(advice string, harmless ...string) func(*Config, string, string) error {
 	return func(_ *Config, name, value string) error {
 		if !slices.Contains(harmless, value) {
-			return configError(name, "%s cannot be had: %s", shown(value), advice)
+			return configerr.New(name, "%s cannot be had: %s", shown(value), advice)
 		}
 		return nil
 	}
@@ -134,12 +136,12 @@ func oneOf(advice string, harmless ...string) func(*Config, string, string) erro
 func setHost(c *Config, _, value string) error {
 	switch {
 	case isARN(value):
-		return configError("Host", hostIsARN)
+		return configerr.New("Host", hostIsARN)
 	case strings.ContainsAny(value, "@/"):
 		// Not quoted: this can be a URL with a password.
-		return configError("Host", "is neither a host name nor an IP address (it holds an @ or a slash); give the name alone")
+		return configerr.New("Host", "is neither a host name nor an IP address (it holds an @ or a slash); give the name alone")
 	case strings.Contains(value, ","):
-		return configError("Host", "holds more than one host; a DSQL cluster has one endpoint")
+		return configerr.New("Host", "holds more than one host; a DSQL cluster has one endpoint")
 	}
 	c.Host = value
 	return nil
@@ -149,7 +151,7 @@ func setHost(c *Config, _, value string) error {
 func setPort(c *Config, name, value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return configError(name, "is not a number from 1 to 65535; leave it out for 5432")
+		return configerr.New(name, "is not a number from 1 to 65535; leave it out for 5432")
 	}
 	c.Port = uint16(port)
 	return nil
@@ -158,7 +160,7 @@ func setPort(c *Config, name, value string) error {
 func setUser(c *Config, name, value string) error {
 	if strings.Contains(value, ":") {
 		// Percent-encoded or in a keyword, "user:password" arrives as one value.
-		return configError(name, "holds a colon; give the role's name alone, without a password: the IAM token is the password")
+		return configerr.New(name, "holds a colon; give the role's name alone, without a password: the IAM token is the password")
 	}
 	c.User = value
 	return nil
@@ -168,7 +170,7 @@ func setDatabase(c *Config, name, value string) error {
 	if strings.ContainsAny(value, "@:/") {
 		// The rest of a URL whose password holds an unescaped slash, or a URL
 		// in dbname, which libpq would expand.
-		return configError(name, "is not the name of a database (it holds an @, a colon or a slash); DSQL has one, postgres: leave it out")
+		return configerr.New(name, "is not the name of a database (it holds an @, a colon or a slash); DSQL has one, postgres: leave it out")
 	}
 	c.Database = value
 	return nil
@@ -177,7 +179,7 @@ func setDatabase(c *Config, name, value string) error {
 func setEarlyAuth(c *Config, name, value string) error {
 	early, err := strconv.ParseBool(value)
 	if err != nil {
-		return configError(name, "%s is neither true nor false; set it to one of them", shown(value))
+		return configerr.New(name, "%s is neither true nor false; set it to one of them", shown(value))
 	}
 	c.EarlyAuth = early
 	return nil
@@ -186,7 +188,7 @@ func setEarlyAuth(c *Config, name, value string) error {
 func setConnectTimeout(c *Config, name, value string) error {
 	d, err := parseDuration(value)
 	if err != nil || d < 0 {
-		return configError(name, "%s is not a time to wait; write whole seconds or a Go duration such as 10s, or 0 for the default", shown(value))
+		return configerr.New(name, "%s is not a time to wait; write whole seconds or a Go duration such as 10s, or 0 for the default", shown(value))
 	}
 	c.ConnectTimeout = d
 	return nil
@@ -195,7 +197,7 @@ func setConnectTimeout(c *Config, name, value string) error {
 func setConnectRate(c *Config, name, value string) error {
 	rate, err := strconv.ParseFloat(value, 64)
 	if err != nil || math.IsNaN(rate) || math.IsInf(rate, 0) {
-		return configError(name, "%s is not a number of connections a second; write it like 100 or 0.5, or -1 for no pacing", shown(value))
+		return configerr.New(name, "%s is not a number of connections a second; write it like 100 or 0.5, or -1 for no pacing", shown(value))
 	}
 	c.ConnectRate = rate
 	return nil
@@ -204,7 +206,7 @@ func setConnectRate(c *Config, name, value string) error {
 func setConnectBurst(c *Config, name, value string) error {
 	burst, err := strconv.Atoi(value)
 	if err != nil || burst < 0 {
-		return configError(name, "%s is not a number of connections; write a whole number, or leave it out for 1000", shown(value))
+		return configerr.New(name, "%s is not a number of connections; write a whole number, or leave it out for 1000", shown(value))
 	}
 	c.ConnectBurst = burst
 	return nil
@@ -213,13 +215,13 @@ func setConnectBurst(c *Config, name, value string) error {
 func setTokenLifetime(c *Config, name, value string) error {
 	d, err := parseDuration(value)
 	if err != nil {
-		return configError(name, "%s is neither whole seconds nor a Go duration; write it like 900 or 15m", shown(value))
+		return configerr.New(name, "%s is neither whole seconds nor a Go duration; write it like 900 or 15m", shown(value))
 	}
-	if err := checkTokenLifetime(d); err != nil {
+	if err := validateTokenLifetime(d); err != nil {
 		return err
 	}
 	if c.TokenLifetime != 0 && c.TokenLifetime != d {
-		return configError(name, "is given under two names with different values; give one of token_lifetime and tokenDurationSecs")
+		return configerr.New(name, "is given under two names with different values; give one of token_lifetime and tokenDurationSecs")
 	}
 	c.TokenLifetime = d
 	return nil
@@ -227,22 +229,9 @@ func setTokenLifetime(c *Config, name, value string) error {
 
 func setTokenSeconds(c *Config, name, value string) error {
 	if !only(value, digits) {
-		return configError(name, "%s is not a whole number of seconds; write it like 900, or use token_lifetime", shown(value))
+		return configerr.New(name, "%s is not a whole number of seconds; write it like 900, or use token_lifetime", shown(value))
 	}
 	return setTokenLifetime(c, name, value)
-}
-
-// maxTokenLifetime is SigV4's limit for a presigned request (AWS guide,
-// "Generating an authentication token": at most 604,800 s).
-const maxTokenLifetime = 7 * 24 * time.Hour
-
-// checkTokenLifetime checks a TokenLifetime that is set: 0 is out of range here.
-// Seconds are whole because X-Amz-Expires counts them.
-func checkTokenLifetime(d time.Duration) error {
-	if d < time.Second || d > maxTokenLifetime || d%time.Second != 0 {
-		return configError("TokenLifetime", "is %v; set it to whole seconds from 1 s to 7 days (604800 s)", d)
-	}
-	return nil
 }
 
 func setSSLMode(_ *Config, name, value string) error {
@@ -250,14 +239,14 @@ func setSSLMode(_ *Config, name, value string) error {
 	case "require", "verify-ca", "verify-full":
 		return nil
 	case "disable", "allow", "prefer":
-		return configError(name, "%q allows a connection in plaintext, and the IAM token is a password: it would go to whoever answers; set verify-full, or leave it out, which means the same", value)
+		return configerr.New(name, "%q allows a connection in plaintext, and the IAM token is a password: it would go to whoever answers; set verify-full, or leave it out, which means the same", value)
 	}
-	return configError(name, "%s is not an sslmode; set verify-full, or leave it out, which means the same", shown(value))
+	return configerr.New(name, "%s is not an sslmode; set verify-full, or leave it out, which means the same", shown(value))
 }
 
 func setSSLNegotiation(c *Config, name, value string) error {
 	if value != "direct" && value != "postgres" {
-		return configError(name, "%s is neither direct nor postgres; leave it out for direct", shown(value))
+		return configerr.New(name, "%s is neither direct nor postgres; leave it out for direct", shown(value))
 	}
 	c.SSLNegotiation = value
 	return nil
@@ -269,11 +258,11 @@ func setRootCAs(c *Config, name, value string) error {
 	}
 	pem, err := os.ReadFile(value)
 	if err != nil {
-		return configError(name, "cannot be read (%v); give the path of a PEM file, or leave it out for the system's roots", err)
+		return configerr.New(name, "cannot be read (%v); give the path of a PEM file, or leave it out for the system's roots", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return configError(name, "%q holds no certificate in PEM; give the roots' file, or leave it out for the system's roots", value)
+		return configerr.New(name, "%q holds no certificate in PEM; give the roots' file, or leave it out for the system's roots", value)
 	}
 	c.RootCAs = roots
 	return nil
@@ -281,22 +270,22 @@ func setRootCAs(c *Config, name, value string) error {
 
 func refuseOptions(_ *Config, name, value string) error {
 	if strings.Contains(value, "amzn-cluster-id") {
-		return configError(name, "names the cluster by amzn-cluster-id; set cluster_id instead, which keeps the server's name verified")
+		return configerr.New(name, "names the cluster by amzn-cluster-id; set cluster_id instead, which keeps the server's name verified")
 	}
-	return configError(name, "is set, but DSQL refuses startup options; name settings as parameters of their own, such as search_path")
+	return configerr.New(name, "is set, but DSQL refuses startup options; name settings as parameters of their own, such as search_path")
 }
 
 // unknownParameter names the parameter unless it cannot be a name: then it may
 // hold a password that a missing quote or escape has left there.
 func unknownParameter(name string) error {
 	if len(name) > 63 || !only(name, letters+capitals+digits+"_.-") || !only(name[:1], letters+capitals+"_") {
-		return configError("connection string", "has a parameter that cannot be one, for its name has other characters than letters, digits, '_', '-' and '.'; check quotes and escapes, and remove any password")
+		return configerr.New("connection string", "has a parameter that cannot be one, for its name has other characters than letters, digits, '_', '-' and '.'; check quotes and escapes, and remove any password")
 	}
 	hint := ""
 	if known := closest(name); known != "" {
 		hint = "did you mean " + known + "? If not, "
 	}
-	return configError(name, "is not a parameter known here; %sset it in Config.Params if the server knows it, or remove it", hint)
+	return configerr.New(name, "is not a parameter known here; %sset it in Config.Params if the server knows it, or remove it", hint)
 }
 
 // closest returns the accepted parameter that name was probably meant to be, or "".

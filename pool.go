@@ -2,14 +2,12 @@ package dsql
 
 import (
 	"context"
-	"errors"
-	"maps"
-	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/dsqlgo/dsql/internal/configerr"
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
 const (
@@ -37,15 +35,10 @@ const (
 // otherwise. ctx bounds the reading of the AWS environment. The error is ErrConfig or
 // ErrCredentials.
 func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
-	t, err := resolve(ctx, c)
+	k, err := newConnector(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return c.poolConfig(t)
-}
-
-// poolConfig is PoolConfig for a c that is resolved already.
-func (c Config) poolConfig(t *target) (*pgxpool.Config, error) {
 	pool, err := parsePgx(c.Params)
 	if err != nil {
 		return nil, err
@@ -66,12 +59,12 @@ func (c Config) poolConfig(t *target) (*pgxpool.Config, error) {
 		pool.PingTimeout = pingTimeout
 	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		session, ok := p.Conn.PgConn().Conn().(*sessionConn)
-		return p.IdleDuration > pingIdle && (!ok || time.Since(session.opened) > pingIdle)
+		session, ok := p.Conn.PgConn().Conn().(*login.Session)
+		return p.IdleDuration > pingIdle && (!ok || time.Since(session.Opened) > pingIdle)
 	}
 
 	cc := pool.ConnConfig
-	if cc.Host, cc.Port, err = splitAddress("Host", t.endpoint.DialAddress); err != nil {
+	if cc.Host, cc.Port, err = splitAddress("Host", k.endpoint.DialAddress); err != nil {
 		return nil, err
 	}
 	cc.User = c.user()
@@ -87,10 +80,10 @@ func (c Config) poolConfig(t *target) (*pgxpool.Config, error) {
 	if cc.SSLNegotiation = c.SSLNegotiation; cc.SSLNegotiation == "" {
 		cc.SSLNegotiation = "direct"
 	}
-	cc.TLSConfig = newTLSConfig(t.endpoint.ServerName, c.RootCAs)
-	cc.LookupFunc = lookupNothing
-	cc.DialFunc = pendingDial(t.dial)
-	cc.AfterNetConnect = t.afterNetConnect
+	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
+	cc.LookupFunc = keepHostName
+	cc.DialFunc = lazyDial(k.dial)
+	cc.AfterNetConnect = k.afterNetConnect
 	// The login is done when pgx looks. Should somebody replace AfterNetConnect, the
 	// server asks pgx for a password, and this makes pgx say so instead of sending an empty one.
 	cc.RequireAuth = "none"
@@ -111,7 +104,7 @@ func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgx
 		return nil, err
 	}
 	cc := pool.ConnConfig
-	keepLogin(cc, func() {
+	tuneAroundLogin(cc, func() {
 		for _, f := range tune {
 			if f != nil {
 				f(pool)
@@ -119,93 +112,10 @@ func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgx
 		}
 	})
 	if pool.ConnConfig != cc {
-		return nil, configError("tune", "replaced the pool's ConnConfig, and the login with it; change fields of the one that is there")
+		return nil, configerr.New("tune", "replaced the pool's ConnConfig, and the login with it; change fields of the one that is there")
 	}
 	if pool.MaxConns < 1 {
-		return nil, configError("tune", "sets MaxConns to %d; it is at least 1", pool.MaxConns)
+		return nil, configerr.New("tune", "sets MaxConns to %d; it is at least 1", pool.MaxConns)
 	}
 	return pgxpool.NewWithConfig(ctx, pool)
-}
-
-// Parameters that pgx reads from the environment or from files in the home
-// directory, with the values that keep it from doing so. What follows from the empty ones is
-// overwritten from Config. TLS is Config's too: "disable" makes pgx prepare none,
-// and no fallbacks.
-var neutral = map[string]string{
-	"host": "dsql.invalid", "port": "5432", "user": adminUser, "database": defaultDatabase,
-	"passfile": "", "connect_timeout": "0", "options": "", "timezone": "", "application_name": "",
-	"sslmode": "disable", "sslcert": "", "sslkey": "", "sslrootcert": "",
-	"sslcertmode": "allow", "sslsni": "1", "sslnegotiation": "direct",
-	"target_session_attrs": "any", "min_protocol_version": "3.0", "max_protocol_version": "3.0",
-	"channel_binding": "prefer", "require_auth": "",
-}
-
-// ownedBy names the field for parameters that Params must not hold.
-var ownedBy = map[string]string{
-	"host": "Host", "hostaddr": "DialAddress", "port": "Port", "user": "User", "dbname": "Database", "database": "Database",
-	"connect_timeout": "ConnectTimeout", "application_name": "ApplicationName",
-	"sslrootcert": "RootCAs", "sslnegotiation": "SSLNegotiation",
-	"cluster_id": "ClusterID", "region": "Region", "dial_address": "DialAddress", "server_name": "ServerName",
-	"profile": "Profile", "role_arn": "RoleARN", "role_session_name": "RoleSessionName", "external_id": "ExternalID",
-	"token_lifetime": "TokenLifetime", "early_auth": "EarlyAuth", "connect_rate": "ConnectRate", "connect_burst": "ConnectBurst",
-}
-
-// refused have no place in a connection to DSQL.
-var refused = []string{
-	"password", "passfile", "service", "servicefile", "sslmode", "sslcert", "sslkey", "sslpassword", "sslcertmode", "sslsni",
-	"require_auth", "channel_binding", "krbsrvname", "krbspn",
-}
-
-// parsePgx has pgx read params, and nothing but params: neither the PG*
-// environment nor files in the home directory.
-func parsePgx(params map[string]string) (*pgxpool.Config, error) {
-	settings := maps.Clone(neutral)
-	for name, value := range params {
-		field, owned := ownedBy[name]
-		switch {
-		case owned:
-			return nil, configError("Params", "holds %q; set Config.%s instead", name, field)
-		case slices.Contains(refused, name):
-			return nil, configError("Params", "holds %q, which DSQL has no use for: the token is the password, and TLS is always verify-full; remove it", name)
-		case name == "" || strings.ContainsAny(name, "= \t\r\n\v\f\\'\x00"):
-			return nil, configError("Params", "holds a name that is none, %q; remove it", name)
-		case strings.ContainsRune(value, 0):
-			return nil, configError("Params", "%q holds a NUL character, which ends a value on the wire; remove it", name)
-		}
-		settings[name] = value
-	}
-
-	if os.Getenv("PGSERVICE") != "" {
-		// pgx insists on reading the service that this names. It gets one that
-		// says nothing.
-		file, err := os.CreateTemp("", "dsql-no-service-")
-		if err != nil {
-			return nil, configError("PGSERVICE", "is set, and the file that keeps pgx from obeying it cannot be written (%v); unset it", err)
-		}
-		defer os.Remove(file.Name())
-		_, err = file.WriteString("[dsql]\n")
-		if err = errors.Join(err, file.Close()); err != nil {
-			return nil, configError("PGSERVICE", "is set, and the file that keeps pgx from obeying it cannot be written (%v); unset it", err)
-		}
-		settings["service"], settings["servicefile"] = "dsql", file.Name()
-	}
-
-	var b strings.Builder
-	escape := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	for _, name := range slices.Sorted(maps.Keys(settings)) {
-		b.WriteString(name + "='" + escape.Replace(settings[name]) + "' ")
-	}
-	pool, err := pgxpool.ParseConfig(b.String())
-	if err != nil {
-		// The text begins with the whole string, which users never saw.
-		text := strings.TrimPrefix(err.Error(), "cannot parse `"+b.String()+"`: ")
-		return nil, configError("Params", "%s", strings.Replace(text, "pool_max_conns too small", "pool_max_conns too small; it is at least 1", 1))
-	}
-	for name := range pool.ConnConfig.RuntimeParams {
-		if _, ok := params[name]; !ok {
-			delete(pool.ConnConfig.RuntimeParams, name)
-		}
-	}
-	pool.ConnConfig.Password = "" // PGPASSWORD's
-	return pool, nil
 }

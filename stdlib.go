@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
 func init() { sql.Register("dsql", sqlDriver{}) }
@@ -51,15 +53,15 @@ func (d sqlDriver) Open(connString string) (driver.Conn, error) {
 // OpenDB heeds the others that database/sql knows. The error is ErrConfig or
 // ErrCredentials.
 func NewConnector(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (driver.Connector, error) {
-	return newConnector(ctx, c, tune)
+	return newSQLConnector(ctx, c, tune)
 }
 
-func newConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*connector, error) {
-	pool, err := tuned(ctx, c, tune)
+func newSQLConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*sqlConnector, error) {
+	pool, err := tunedPoolConfig(ctx, c, tune)
 	if err != nil {
 		return nil, err
 	}
-	return &connector{Connector: stdlib.GetConnector(*pool.ConnConfig), pool: pool}, nil
+	return &sqlConnector{Connector: stdlib.GetConnector(*pool.ConnConfig), pool: pool}, nil
 }
 
 // OpenDB returns a database handle. Like sql.Open it opens no connection yet.
@@ -69,7 +71,7 @@ func newConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (
 // against the cluster's quota of new connections. SetMaxOpenConns and the like
 // may change that.
 func OpenDB(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*sql.DB, error) {
-	connector, err := newConnector(ctx, c, tune)
+	connector, err := newSQLConnector(ctx, c, tune)
 	if err != nil {
 		return nil, err
 	}
@@ -82,12 +84,12 @@ func OpenDB(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*sql.
 	return db, nil
 }
 
-type connector struct {
+type sqlConnector struct {
 	driver.Connector
 	pool *pgxpool.Config
 }
 
-func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
+func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	conn, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -104,7 +106,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}, nil
 }
 
-func (c *connector) Driver() driver.Driver { return sqlDriver{} }
+func (c *sqlConnector) Driver() driver.Driver { return sqlDriver{} }
 
 // sqlConn is a pgx connection for database/sql that is replaced in time. It also has the last word on
 // driver.ErrBadConn, at which database/sql runs a statement again: package stdlib returns that for
@@ -131,7 +133,7 @@ func (c *sqlConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx
 	case sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSnapshot:
 		return c.stdlibConn.BeginTx(ctx, opts)
 	default:
-		return nil, configError("sql.TxOptions.Isolation", "is %s; DSQL has repeatable read only, so leave it at the default", level)
+		return nil, configerr.New("sql.TxOptions.Isolation", "is %s; DSQL has repeatable read only, so leave it at the default", level)
 	}
 }
 

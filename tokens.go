@@ -13,6 +13,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/feature/dsql/auth"
+
+	"github.com/dsqlgo/dsql/internal/awsconfig"
 )
 
 const (
@@ -109,9 +111,9 @@ func (t *Token) good(now int64) bool { return t.signed <= now && now < t.dead }
 type TokenSource struct {
 	// sign makes a new token. It is a func, which hides the credentials from
 	// anything that prints a TokenSource.
-	sign    func(ctx context.Context) (Token, error)
-	observe observer
-	current atomic.Pointer[Token]
+	sign     func(ctx context.Context) (Token, error)
+	observer observer
+	current  atomic.Pointer[Token]
 
 	began  time.Time    // when the source was made
 	looked atomic.Int64 // how long after that the current token was last seen to be fresh
@@ -139,15 +141,15 @@ type flight struct {
 // reads the AWS environment where c leaves that open, but signs nothing yet;
 // ctx bounds only this reading. The error is ErrConfig or ErrCredentials.
 func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
-	t, err := resolve(ctx, c)
+	k, err := newConnector(ctx, c)
 	if err != nil {
 		return nil, err
 	}
-	return t.tokens, nil
+	return k.tokens, nil
 }
 
-func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, observe observer) *TokenSource {
-	s := &TokenSource{observe: observe, began: time.Now()}
+func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, observer observer) *TokenSource {
+	s := &TokenSource{observer: observer, began: time.Now()}
 	s.looked.Store(-int64(lookEvery))
 	generate := auth.GenerateDbConnectAuthToken
 	if user == adminUser {
@@ -245,13 +247,13 @@ func (s *TokenSource) start(ctx context.Context) *flight {
 		defer cancel()
 		began := time.Now()
 		token, err := s.sign(ctx)
-		s.land(ctx, f, token, err, time.Since(began))
+		s.finish(ctx, f, token, err, time.Since(began))
 	}()
 	return f
 }
 
-// land ends a flight: it stores its token and wakes the calls that wait for it.
-func (s *TokenSource) land(ctx context.Context, f *flight, token Token, err error, took time.Duration) {
+// finish ends a signing: it stores the token and wakes the calls that wait for it.
+func (s *TokenSource) finish(ctx context.Context, f *flight, token Token, err error, took time.Duration) {
 	s.mu.Lock()
 	if err == nil {
 		f.token = &token
@@ -271,7 +273,7 @@ func (s *TokenSource) land(ctx context.Context, f *flight, token Token, err erro
 	if err == nil {
 		e.Expires = token.Expires()
 	}
-	s.observe.token(ctx, e)
+	s.observer.token(ctx, e)
 }
 
 // drop forgets a token that the server refused, unless it is already replaced.
@@ -297,19 +299,15 @@ func (s *TokenSource) rejectedAt() int64 {
 // of the same second as the token that the server rejected.
 func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected int64, generate func(aws.Credentials) (string, error)) (Token, error) {
 	for {
-		creds, err := provider.Retrieve(ctx)
-		switch now := time.Now(); {
-		case err != nil:
-			return Token{}, fmt.Errorf("%w: %w; check them with aws sts get-caller-identity, or set Config.Credentials or Config.Profile", ErrCredentials, err)
-		case creds.AccessKeyID == "" || creds.SecretAccessKey == "":
-			return Token{}, fmt.Errorf("%w: the provider returned empty ones; check Config.Credentials or the AWS environment", ErrCredentials)
-		case creds.CanExpire && !now.Before(creds.Expires):
-			return Token{}, fmt.Errorf("%w: those from %s expired at %s; renew them", ErrCredentials, sourceOf(creds), creds.Expires.UTC().Format(time.RFC3339))
-		case creds.CanExpire && creds.Expires.Sub(now) < time.Second:
-			// Too short for a token. What comes after them is asked for when
-			// they are over, since a cache would return them until then.
-			if err := sleep(ctx, creds.Expires.Sub(now)); err != nil {
-				return Token{}, fmt.Errorf("%w: those from %s expire within a second: %w", ErrCredentials, sourceOf(creds), err)
+		creds, err := awsconfig.Retrieve(ctx, provider)
+		if err != nil {
+			return Token{}, err
+		}
+		if left := time.Until(creds.Expires); creds.CanExpire && left < time.Second {
+			// Too short for a token. The next ones are asked for when these are over, since a
+			// cache returns these until then.
+			if err := sleep(ctx, left); err != nil {
+				return Token{}, fmt.Errorf("%w: those from %s expire within a second: %w", ErrCredentials, awsconfig.SourceOf(creds), err)
 			}
 			continue
 		}
@@ -332,14 +330,7 @@ func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected i
 	}
 }
 
-// sourceOf names the provider: "StaticCredentials", "AssumeRoleProvider" and so on.
-func sourceOf(creds aws.Credentials) string {
-	if creds.Source == "" {
-		return "Config.Credentials"
-	}
-	return creds.Source
-}
-
+// sleep waits for d, or until ctx ends; then it returns its error.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -111,3 +111,10 @@ func (s *Server) outdated(session *session) bool {
 	s.transactions.SchemaConflicts++
 	return true
 }
+
+// catchUp has session know of every change of the schema so far.
+func (s *Server) catchUp(session *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	session.schema = s.versions[session.namespace]
+}

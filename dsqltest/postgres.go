@@ -2,6 +2,7 @@ package dsqltest
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -130,26 +131,27 @@ func (p *postgres) dial(ctx context.Context) (net.Conn, error) {
 // exec runs SQL, one statement or several in one transaction, as the superuser
 // in the database "postgres".
 func (p *postgres) exec(ctx context.Context, sql string) error {
-	conn, frontend, err := p.login(ctx)
+	conn, frontend, _, err := p.login(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	defer interruptAtEnd(ctx, conn)()
 	frontend.Send(&pgproto3.Query{String: sql})
-	if err := awaitReadyForQuery(frontend); err != nil {
+	if _, err := awaitReadyForQuery(frontend); err != nil {
 		return fmt.Errorf("run SQL in PostgreSQL: %w", because(ctx, err))
 	}
 	return nil
 }
 
-// login opens a session of the superuser. It speaks the few messages itself,
+// login opens a session of the superuser, and returns its process ID and secret as a CancelRequest
+// has them. It speaks the few messages itself,
 // because every configuration of pgx begins with the PG* environment, and fails
 // when that names a file that does not exist.
-func (p *postgres) login(ctx context.Context) (net.Conn, *pgproto3.Frontend, error) {
+func (p *postgres) login(ctx context.Context) (net.Conn, *pgproto3.Frontend, []byte, error) {
 	conn, err := p.dial(ctx)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer interruptAtEnd(ctx, conn)()
 	frontend := pgproto3.NewFrontend(conn, conn)
@@ -157,29 +159,32 @@ func (p *postgres) login(ctx context.Context) (net.Conn, *pgproto3.Frontend, err
 		ProtocolVersion: pgproto3.ProtocolVersion30,
 		Parameters:      map[string]string{"user": "postgres", "database": "postgres"},
 	})
-	if err := awaitReadyForQuery(frontend); err != nil {
+	key, err := awaitReadyForQuery(frontend)
+	if err != nil {
 		conn.Close()
-		return nil, nil, fmt.Errorf("log in to PostgreSQL: %w", because(ctx, err))
+		return nil, nil, nil, fmt.Errorf("log in to PostgreSQL: %w", because(ctx, err))
 	}
-	return conn, frontend, nil
+	return conn, frontend, key, nil
 }
 
-// awaitReadyForQuery sends what frontend holds and reads up to ReadyForQuery or
-// the first error.
-func awaitReadyForQuery(frontend *pgproto3.Frontend) error {
+// awaitReadyForQuery sends what frontend holds and reads up to ReadyForQuery or the first error. It
+// returns the process ID and secret of a session that begins.
+func awaitReadyForQuery(frontend *pgproto3.Frontend) (key []byte, err error) {
 	if err := frontend.Flush(); err != nil {
-		return err
+		return nil, err
 	}
 	for {
 		msg, err := frontend.Receive()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		switch msg := msg.(type) {
+		case *pgproto3.BackendKeyData:
+			key = append(binary.BigEndian.AppendUint32(nil, msg.ProcessID), msg.SecretKey...)
 		case *pgproto3.ReadyForQuery:
-			return nil
+			return key, nil
 		case *pgproto3.ErrorResponse:
-			return pgconn.ErrorResponseToPgError(msg)
+			return nil, pgconn.ErrorResponseToPgError(msg)
 		}
 	}
 }

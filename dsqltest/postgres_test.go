@@ -46,7 +46,7 @@ func mustStartPostgres(t *testing.T, dataDir string) *postgres {
 
 // queryText returns the first column of a query's last row.
 func queryText(t *testing.T, p *postgres, sql string) string {
-	conn, frontend, err := p.login(t.Context())
+	conn, frontend, _, err := p.login(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()
 	frontend.Send(&pgproto3.Query{String: sql})

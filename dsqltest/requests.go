@@ -27,6 +27,7 @@ type requests struct {
 	open     bool // a series of extended-query messages has begun and had no Sync
 	extended bool // the last series was one of those, and no simple query
 	skipping bool // up to Sync, after a refusal
+	waited   bool // the last statement was CALL sys.wait_for_job
 
 	transaction rules.Transaction
 	statements  map[string]*rules.Statement // prepared, by name
@@ -235,8 +236,12 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	if refusal := r.transaction.Refuse(st, r.now(), r.server.transactionAge()); refusal != nil {
 		return refusal
 	}
+	if r.waited {
+		r.server.catchUp(r.session) // it waited for a change to know of it
+		r.waited = false
+	}
 	switch st.Kind {
-	case rules.Read, rules.Write, rules.DDL, rules.WaitForJob:
+	case rules.Read, rules.Write, rules.DDL:
 		if !r.transaction.Failed && r.server.outdated(r.session) {
 			return rules.ErrSchemaConflict
 		}
@@ -245,7 +250,12 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 }
 
 // add notes a statement that PostgreSQL has been given.
-func (r *requests) add(st *rules.Statement) { r.transaction.Add(st, r.now()) }
+func (r *requests) add(st *rules.Statement) {
+	r.transaction.Add(st, r.now())
+	if st.Kind == rules.WaitForJob {
+		r.waited = true
+	}
+}
 
 // commit has do make a commit, unless a fault is due. It is not done when the
 // client has had another answer.

@@ -48,7 +48,7 @@ type Server struct {
 	serving sync.WaitGroup
 	close   func() error
 
-	building sync.Mutex // held by the job that runs
+	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -136,10 +136,11 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 			SecretAccessKey: rand.Text() + rand.Text()[:14],
 			Source:          "dsqltest",
 		},
-		conns:    make(map[net.Conn]struct{}),
-		sessions: make(map[uint32]*session),
-		keys:     make(map[string]key),
-		versions: make(map[string]int),
+		conns:        make(map[net.Conn]struct{}),
+		sessions:     make(map[uint32]*session),
+		keys:         make(map[string]key),
+		versions:     make(map[string]int),
+		waitForBuild: waitForBuild,
 
 		conditions: o.conditions,
 	}

@@ -313,24 +313,8 @@ func (c *client) cancel(body []byte) error {
 	}
 	ctx, stop := context.WithTimeout(c.server.ctx, backendTimeout)
 	defer stop()
-	conn, err := c.server.postgres.dial(ctx)
-	if err != nil {
-		return fmt.Errorf("cancel request: %w", err)
-	}
-	if !c.server.track(conn) {
-		return net.ErrClosed
-	}
-	defer c.server.drop(conn)
-	conn.SetDeadline(time.Now().Add(backendTimeout))
-	message := binary.BigEndian.AppendUint32(nil, uint32(8+len(key)))
-	message = binary.BigEndian.AppendUint32(message, cancelCode)
-	if _, err := conn.Write(append(message, key...)); err != nil {
-		return fmt.Errorf("cancel request: %w", err)
-	}
-	// PostgreSQL hangs up when the signal is sent. Clients rely on the same: one
-	// that saw its connection end may not be hit by the cancel afterwards.
-	if _, err := io.Copy(io.Discard, conn); err != nil {
-		return fmt.Errorf("cancel request: %w", err)
+	if err := c.server.postgres.cancel(ctx, key); err != nil {
+		return err
 	}
 	return errCancel
 }

@@ -240,7 +240,7 @@ func (p *parser) alter(ts tokens) (rewritten string, refusal *pgproto3.ErrorResp
 // withoutStorage is the statement without the STORAGE clauses of its columns, "" where there are
 // none.
 func (p *parser) withoutStorage(columns []tokens) (rewritten string, refusal *pgproto3.ErrorResponse) {
-	if without, changed := withoutStorage(p.sql, columns...); changed {
+	if without := withoutStorage(p.sql, columns); without != p.sql {
 		return without[p.start:p.end], nil
 	}
 	return "", nil

@@ -41,7 +41,17 @@ func (p *parser) createIndex(ts tokens, i int) (rewritten string, refusal *pgpro
 	if !ts.is(async, "async") {
 		return "", notSupported("unsupported mode. please use CREATE INDEX ASYNC.")
 	}
-	return submitJob("create_index_async", p.sql[p.start:ts[async].start], p.sql[ts[async].end:p.end]), nil
+	sql := blank(p.sql, ts[async])
+	plain := sql
+	if ts.is(1, "unique") {
+		plain = blank(sql, ts[1])
+	}
+	return submitJob("create_index_async", sql[p.start:p.end], plain[p.start:p.end]), nil
+}
+
+// blank replaces a token by as many blanks, so that positions in errors stay right.
+func blank(sql string, t token) string {
+	return sql[:t.start] + strings.Repeat(" ", t.end-t.start) + sql[t.end:]
 }
 
 func indexKeys(keys tokens) *pgproto3.ErrorResponse {
@@ -59,10 +69,12 @@ func indexKeys(keys tokens) *pgproto3.ErrorResponse {
 	return nil
 }
 
-// submitJob is what PostgreSQL gets for a statement with ASYNC, given what stands before and after
-// that word.
-func submitJob(function, head, tail string) string {
-	return "SELECT sys." + function + "(" + QuoteLiteral(head) + ", " + QuoteLiteral(tail) + ") AS job_id"
+// submitJob is what PostgreSQL gets for a statement with ASYNC.
+func submitJob(function string, statements ...string) string {
+	for i, sql := range statements {
+		statements[i] = QuoteLiteral(sql)
+	}
+	return "SELECT sys." + function + "(" + strings.Join(statements, ", ") + ") AS job_id"
 }
 
 // validateConstraint handles ALTER TABLE ASYNC. The service has it for VALIDATE CONSTRAINT alone.
@@ -70,5 +82,5 @@ func (p *parser) validateConstraint(ts tokens) (rewritten string, refusal *pgpro
 	if i := ts.find("validate"); !ts.is(i+1, "constraint") {
 		return "", NewError("42601", `syntax error at or near "`+p.sql[ts[2].start:ts[2].end]+`"`)
 	}
-	return submitJob("validate_constraint_async", p.sql[p.start:ts[2].start], p.sql[ts[2].end:p.end]), nil
+	return submitJob("validate_constraint_async", blank(p.sql, ts[2])[p.start:p.end]), nil
 }

@@ -133,17 +133,12 @@ func createSequence(ts tokens) *pgproto3.ErrorResponse {
 
 // withoutStorage replaces the STORAGE clauses of columns by blanks: PostgreSQL has them from 16 on,
 // and nothing that a client sees depends on them.
-func withoutStorage(sql string, columns ...tokens) (without string, changed bool) {
-	b := []byte(sql)
+func withoutStorage(sql string, columns []tokens) string {
 	for _, ts := range columns {
 		i := slices.IndexFunc(ts, func(t token) bool { return t.depth == ts[0].depth && t.class == word && t.text == "storage" })
-		if i < 2 || !ts.is(i+1, "plain", "external", "extended", "main", "default") {
-			continue
-		}
-		changed = true
-		for pos := ts[i].start; pos < ts[i+1].end; pos++ {
-			b[pos] = ' '
+		if i >= 2 && ts.is(i+1, "plain", "external", "extended", "main", "default") {
+			sql = blank(blank(sql, ts[i]), ts[i+1])
 		}
 	}
-	return string(b), changed
+	return sql
 }

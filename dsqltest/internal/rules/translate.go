@@ -8,10 +8,6 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// DuplicateKeys is what the service says of a unique index that cannot be, as others have
-// recorded it in 2026; the guide has "Found duplicate key while validating index for UCVs".
-const DuplicateKeys = "found duplicate key(s) while validating index uniqueness"
-
 // geometric matches what PostgreSQL says where a type or function is missing that the catalog hides.
 var geometric = regexp.MustCompile(`^(?:type|function) "?(?:pg_catalog\.)?((?:point|lseg|path|box|polygon|line|circle)(?:\[\])*)["(]`)
 

@@ -1,0 +1,198 @@
+package dsql
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"net"
+	"sync/atomic"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/dsqlgo/dsql/internal/awsconfig"
+	"github.com/dsqlgo/dsql/internal/configerr"
+	"github.com/dsqlgo/dsql/internal/login"
+)
+
+// connector opens connections as one Config says. It is made once, and is safe for concurrent
+// use.
+type connector struct {
+	endpoint  Endpoint
+	tokens    *TokenSource
+	user      string // whom the tokens are for
+	dial      pgconn.DialFunc
+	pacer     *pacer // nil: no pacing
+	earlyAuth bool
+	observer  observer
+
+	earlyRefused atomic.Bool // the server was seen not to read an early token
+}
+
+// newConnector checks c and resolves what it leaves open.
+func newConnector(ctx context.Context, c Config) (*connector, error) {
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	e, loaded, err := c.resolveEndpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	credentials, err := c.awsSettings().Provider(ctx, e.Region, loaded)
+	if err != nil {
+		return nil, err
+	}
+	k := &connector{
+		endpoint: e, user: c.user(), dial: c.DialFunc,
+		pacer: pacerFor(c, e.ClusterID), earlyAuth: c.EarlyAuth, observer: newObserver(c),
+	}
+	if k.dial == nil {
+		k.dial = defaultDialFunc()
+	}
+	lifetime := c.TokenLifetime
+	if lifetime == 0 {
+		lifetime = defaultTokenLifetime
+	}
+	k.tokens = newTokenSource(credentials, e, k.user, lifetime, k.observer)
+	return k, nil
+}
+
+func (c Config) user() string {
+	if c.User == "" {
+		return adminUser
+	}
+	return c.User
+}
+
+func (c Config) awsSettings() awsconfig.Settings {
+	return awsconfig.Settings{
+		Credentials: c.Credentials, Profile: c.Profile,
+		RoleARN: c.RoleARN, RoleSessionName: c.RoleSessionName, ExternalID: c.ExternalID,
+	}
+}
+
+// resolveEndpoint returns the AWS configuration too, if it had to be loaded for the region.
+func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, error) {
+	var loaded *aws.Config
+	e, err := resolveNames(c, func() (string, error) {
+		read, err := c.awsSettings().Load(ctx, "")
+		if err != nil {
+			return "", err
+		}
+		loaded = &read
+		return read.Region, nil
+	})
+	return e, loaded, err
+}
+
+// afterNetConnect is pgconn.Config.AfterNetConnect. pgx's own part in opening a session is small:
+// it calls this func before it writes its first byte, and uses the connection that is returned.
+// That one is logged in already. So the token is never in a ConnConfig, each attempt takes a fresh
+// one, and pgx sees neither a transient refusal nor a password.
+func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
+	attempt, address, opened, err := k.newAttempt(config, conn)
+	if err != nil {
+		return conn, err // pgx closes conn
+	}
+	r := connectRun{connector: k, attempt: attempt, address: address}
+	session, err := r.run(ctx, opened)
+	if err != nil {
+		return conn, err
+	}
+	return session, nil
+}
+
+// newAttempt reads what pgx is about to do from its config, which users may have changed since
+// ConnConfig returned it. opened is a TCP connection that is open already: there is one only when
+// a user's own ConnConfig.DialFunc made it.
+func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.Attempt, address string, opened net.Conn, err error) {
+	tlsConn, ok := conn.(*tls.Conn)
+	if !ok {
+		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL takes TLS only; leave it as ConnConfig returned it")
+	}
+	if err := k.validateConnConfig(config); err != nil {
+		return nil, "", nil, err
+	}
+	a = &login.Attempt{
+		TLS:        config.TLSConfig,
+		SSLRequest: config.SSLNegotiation != "direct",
+		EarlyToken: k.earlyAuth && !k.earlyRefused.Load(),
+		Startup:    startupMessage(config),
+	}
+	if _, err := a.Startup.Encode(nil); err != nil {
+		return nil, "", nil, configerr.New("Params", "cannot be sent: %v", err)
+	}
+	dial, network := config.DialFunc, ""
+	if lazy, ok := tlsConn.NetConn().(*lazyConn); ok {
+		dial, network, address = k.dial, lazy.network, lazy.address
+	} else {
+		opened = tlsConn.NetConn()
+		network, address = pgconn.NetworkAddress(config.Host, config.Port)
+	}
+	a.Dial = func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
+	return a, address, opened, nil
+}
+
+// startupMessage is the one that pgx will write for config.
+func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
+	m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{}}
+	if v := config.MaxProtocolVersion; v == "3.2" || v == "latest" {
+		m.ProtocolVersion = pgproto3.ProtocolVersion32
+	}
+	maps.Copy(m.Parameters, config.RuntimeParams)
+	m.Parameters["user"] = config.User
+	if config.Database != "" {
+		m.Parameters["database"] = config.Database
+	}
+	return m
+}
+
+// tunedPoolConfig is PoolConfig with its ConnConfig tuned.
+func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*pgxpool.Config, error) {
+	pool, err := c.PoolConfig(ctx)
+	if err != nil {
+		return nil, err
+	}
+	tuneAroundLogin(pool.ConnConfig, func() {
+		for _, f := range tune {
+			if f != nil {
+				f(pool.ConnConfig)
+			}
+		}
+	})
+	return pool, nil
+}
+
+// tuneAroundLogin calls tune, which may change cc, and has an AfterNetConnect that it sets called
+// after the login, so that the user's func sees no token and cannot drop the login.
+func tuneAroundLogin(cc *pgx.ConnConfig, tune func()) {
+	logIn := cc.AfterNetConnect
+	cc.AfterNetConnect = returnConn // so that tune may chain to what is there, as without a login
+	tune()
+	users := cc.AfterNetConnect
+	if users == nil {
+		users = returnConn
+	}
+	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
+		session, err := logIn(ctx, config, conn)
+		if err != nil {
+			return session, err
+		}
+		wrapped, err := users(ctx, config, session)
+		if wrapped == nil {
+			wrapped = session // for pgx to close
+			if err == nil {
+				err = errors.New("AfterNetConnect returned neither a connection nor an error")
+			}
+		}
+		return wrapped, err
+	}
+}
+
+func returnConn(_ context.Context, _ *pgconn.Config, conn net.Conn) (net.Conn, error) {
+	return conn, nil
+}

@@ -1,0 +1,92 @@
+// Package login opens sessions: it dials, sets up TLS and authenticates with a token, once and
+// without an opinion on what to do when that fails.
+package login
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// Phase is how far an attempt got.
+type Phase string
+
+// The phases of an attempt, in their order.
+const (
+	PhaseDial       Phase = "dial"
+	PhaseSSLRequest Phase = "SSLRequest"
+	PhaseTLS        Phase = "TLS handshake"
+	PhaseLogin      Phase = "login"
+)
+
+// Attempt is one way through the phases. It may be used by several goroutines at once, as long as
+// nobody changes it.
+type Attempt struct {
+	Dial       func(context.Context) (net.Conn, error)
+	TLS        *tls.Config
+	SSLRequest bool // ask for TLS with an SSLRequest, instead of beginning with a ClientHello
+	EarlyToken bool // send the token with the startup message
+	Startup    pgproto3.StartupMessage
+}
+
+// Open opens a session. conn may be a TCP connection that is open already, and is nil otherwise.
+// Open closes it when it fails, and says how far it got. A refusal by the server is a
+// *pgconn.PgError.
+func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (session *Session, phase Phase, err error) {
+	startup, err := a.Startup.Encode(nil)
+	if err != nil {
+		return nil, PhaseDial, err
+	}
+	defer func() {
+		if err != nil && conn != nil {
+			conn.Close()
+		}
+	}()
+	if conn == nil {
+		dialled, err := a.Dial(ctx)
+		if err != nil {
+			return nil, PhaseDial, err
+		}
+		conn = dialled
+		if a.SSLRequest {
+			if err := RequestTLS(ctx, conn); err != nil {
+				return nil, PhaseSSLRequest, err
+			}
+		}
+	}
+	tlsConn := tls.Client(conn, a.TLS)
+	if err := tlsConn.HandshakeContext(ctx); err != nil {
+		return nil, PhaseTLS, err
+	}
+	var replay []byte
+	if err := Interruptible(ctx, tlsConn, func() (err error) {
+		replay, err = a.authenticate(tlsConn, startup, token)
+		return err
+	}); err != nil {
+		return nil, PhaseLogin, err
+	}
+	return newSession(tlsConn, a.Startup, len(startup), replay), PhaseLogin, nil
+}
+
+// authenticate sends the startup message and the token, and returns the server's answers for pgx.
+func (a *Attempt) authenticate(conn net.Conn, startup []byte, token string) (replay []byte, err error) {
+	password, err := (&pgproto3.PasswordMessage{Password: token}).Encode(nil)
+	if err != nil {
+		return nil, err
+	}
+	if a.EarlyToken {
+		startup = append(startup, password...)
+	}
+	if _, err := conn.Write(startup); err != nil {
+		return nil, err
+	}
+	return ReadAnswers(conn, func() error {
+		if a.EarlyToken {
+			return nil
+		}
+		_, err := conn.Write(password)
+		return err
+	}, a.EarlyToken)
+}

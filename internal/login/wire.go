@@ -1,0 +1,115 @@
+package login
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+const (
+	// The most that a server may send during a login: in one message, and in all the
+	// messages that are kept for pgx. Real logins take less than 1 KiB.
+	maxMessage = 16 << 10
+	maxReplay  = 64 << 10
+
+	headerSize = 5 // type byte and length
+)
+
+var (
+	// ErrProtocol is an answer that a PostgreSQL server does not give during a login.
+	ErrProtocol = errors.New("unexpected answer")
+
+	// ErrTokenUnread is a server that did not ask for the token which was sent early. It will
+	// take the token for a message of the session, so the session cannot be used.
+	ErrTokenUnread = errors.New("the server did not ask for the token that was sent early")
+)
+
+// ReadAnswers reads a server's side of a login up to ReadyForQuery. It returns the messages from
+// AuthenticationOk on, for pgx to read. It calls sendPassword when the server asks for a
+// cleartext password; passwordSent says that the password was sent already. A refusal is a
+// *pgconn.PgError.
+func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (replay []byte, err error) {
+	r := bufio.NewReaderSize(conn, 1024)
+	asked, accepted := false, false
+	for {
+		kind, message, err := readMessage(r)
+		if err != nil {
+			return nil, err
+		}
+		body := message[headerSize:]
+		switch {
+		case kind == 'E':
+			var response pgproto3.ErrorResponse
+			if err := response.Decode(body); err != nil {
+				return nil, fmt.Errorf("%w: an ErrorResponse that cannot be read", ErrProtocol)
+			}
+			return nil, pgconn.ErrorResponseToPgError(&response)
+		case kind == 'R' && !accepted:
+			method, err := authenticationMethod(body)
+			switch {
+			case err != nil:
+				return nil, err
+			case method == pgproto3.AuthTypeCleartextPassword && !asked:
+				asked = true
+				if err := sendPassword(); err != nil {
+					return nil, err
+				}
+				continue // not for pgx
+			case passwordSent && !asked:
+				return nil, ErrTokenUnread
+			case method == pgproto3.AuthTypeOk:
+				accepted = true
+			default:
+				return nil, fmt.Errorf("%w: authentication request %d; DSQL asks for a cleartext password (3), so this is another server", ErrProtocol, method)
+			}
+		case kind == 'N', // NoticeResponse, at any time
+			kind == 'v' && !accepted, // NegotiateProtocolVersion
+			(kind == 'S' || kind == 'K' || kind == 'Z') && accepted:
+		default:
+			return nil, fmt.Errorf("%w: a message of type %q", ErrProtocol, kind)
+		}
+		if len(replay)+len(message) > maxReplay {
+			return nil, fmt.Errorf("%w: more than %d bytes before the session began", ErrProtocol, maxReplay)
+		}
+		replay = append(replay, message...)
+		if kind == 'Z' {
+			// Bytes behind ReadyForQuery that arrived with it belong to pgx as well.
+			more, _ := r.Peek(r.Buffered())
+			return append(replay, more...), nil
+		}
+	}
+}
+
+func authenticationMethod(body []byte) (uint32, error) {
+	if len(body) < 4 {
+		return 0, fmt.Errorf("%w: an authentication request of %d bytes", ErrProtocol, len(body))
+	}
+	return binary.BigEndian.Uint32(body), nil
+}
+
+// readMessage reads one whole message: type, length and body. It refuses a length that no
+// message of a login has, before it allocates.
+func readMessage(r io.Reader) (kind byte, message []byte, err error) {
+	var header [headerSize]byte
+	if _, err := io.ReadFull(r, header[:]); err != nil {
+		return 0, nil, err
+	}
+	length := binary.BigEndian.Uint32(header[1:])
+	if length < 4 || length > maxMessage {
+		return 0, nil, fmt.Errorf("%w: a message of type %q that says it is %d bytes long", ErrProtocol, header[0], length)
+	}
+	message = make([]byte, 1+length)
+	copy(message, header[:])
+	if _, err := io.ReadFull(r, message[headerSize:]); err != nil {
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return 0, nil, err
+	}
+	return header[0], message, nil
+}
