@@ -34,9 +34,11 @@ func (s *Server) runJob(session *session, backend uint32) {
 	defer worker.close()
 	// In READ COMMITTED, the loser of two concurrent changes goes on with what the winner has left.
 	worker.exec("SET default_transaction_isolation = 'read committed'")
+	s.takingJob.Lock()
 	job, err := worker.query(fmt.Sprintf("UPDATE sys.job_log SET status = 'processing', update_time = clock_timestamp() WHERE job_id ="+
-		" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1 FOR UPDATE SKIP LOCKED)"+
+		" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1)"+
 		" RETURNING job_id, failure", backend))
+	s.takingJob.Unlock()
 	if err != nil || len(job) == 0 {
 		return
 	}
@@ -51,7 +53,7 @@ func (s *Server) runJob(session *session, backend uint32) {
 	for s.ctx.Err() == nil {
 		err := worker.exec("CALL sys.finish_job(" + rules.QuoteLiteral(id) + ")")
 		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "XX000" { // "tuple concurrently updated"
+		if !errors.As(err, &pgErr) || pgErr.Code != "XX000" { // "tuple concurrently updated", by a schema change
 			return
 		}
 	}
