@@ -120,7 +120,7 @@ func TestPostgres(t *testing.T) {
 		"DateStyle":                     "ISO, MDY",
 		"server_encoding":               "UTF8",
 		"client_encoding":               "UTF8",
-		"lc_collate":                    "C",
+		"lc_messages":                   "C",
 		"max_connections":               "1000",
 		"fsync":                         "off",
 		"synchronous_commit":            "off",

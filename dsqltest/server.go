@@ -48,7 +48,7 @@ type Server struct {
 	serving sync.WaitGroup
 	close   func() error
 
-	takingJob    sync.Mutex // held while a job is chosen, or two that start at once could leave one behind
+	takingJob    sync.Mutex            // held while a job is chosen, or two that start at once could leave one behind
 	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows

@@ -175,8 +175,9 @@ func TestDataDir(t *testing.T) {
 	dir := filepath.Join(os.TempDir(), "dsqltest-"+rand.Text())
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	first := New(t, WithDataDir(dir), WithRoles("app"))
-	_, err := connect(t, connConfig(t, first, adminRole)).Exec(t.Context(), "create table kept as select 42 as n")
-	require.NoError(t, err)
+	conn := connect(t, connConfig(t, first, adminRole))
+	mustExec(t, conn, "create table kept (n int)")
+	mustExec(t, conn, "insert into kept values (42)")
 	require.NoError(t, first.Close())
 
 	second := New(t, WithDataDir(dir), WithRoles("app", "another"))
