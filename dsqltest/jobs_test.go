@@ -2,9 +2,6 @@ package dsqltest
 
 import (
 	"context"
-	"crypto/rand"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -327,8 +324,7 @@ func TestWaitingForJobShowsItsChange(t *testing.T) {
 // Close ends a job, and a start finds that nobody goes on with it.
 func TestJobEndsWithServer(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
-	dir := filepath.Join(os.TempDir(), "dsqltest-"+rand.Text())
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := newDataDir(t)
 	s, err := Start(t.Context(), WithDataDir(dir))
 	require.NoError(t, err)
 	holdJobs(s)

@@ -39,12 +39,12 @@ type options struct {
 
 // conditions are what tests change while a server runs.
 type conditions struct {
-	rate      bucket
-	most      int // connections
-	waking    int // startups still to refuse
-	lifetime  time.Duration
-	roundTrip time.Duration
-	faults    func() Fault
+	rate           bucket
+	maxConnections int
+	waking         int // startups still to refuse
+	lifetime       time.Duration
+	roundTrip      time.Duration
+	faults         func() Fault
 
 	transactionAge time.Duration
 }
@@ -140,9 +140,9 @@ func newOptions(opts []Option) (options, error) {
 		address:   "127.0.0.1:0",
 		now:       time.Now,
 		conditions: conditions{
-			rate:     newBucket(defaultConnectRate, defaultConnectBurst),
-			most:     defaultMaxConnections,
-			lifetime: defaultLifetime,
+			rate:           newBucket(defaultConnectRate, defaultConnectBurst),
+			maxConnections: defaultMaxConnections,
+			lifetime:       defaultLifetime,
 
 			transactionAge: defaultTransactionAge,
 		},

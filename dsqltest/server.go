@@ -15,6 +15,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
@@ -38,7 +40,7 @@ const (
 type Server struct {
 	options
 	listener    net.Listener
-	postgres    *postgres
+	postgres    *postgres.Server
 	authority   *authority
 	tls         *tls.Config
 	credentials aws.Credentials
@@ -48,7 +50,6 @@ type Server struct {
 	serving sync.WaitGroup
 	close   func() error
 
-	takingJob    sync.Mutex            // held while a job is chosen, or two that start at once could leave one behind
 	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
@@ -112,7 +113,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	prepareSpare()
+	postgres.PrepareSpare(rules.CatalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -141,7 +142,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		sessions:     make(map[uint32]*session),
 		keys:         make(map[string]key),
 		versions:     make(map[string]int),
-		waitForBuild: waitForBuild,
+		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
 	}
@@ -168,15 +169,12 @@ func (s *Server) start(ctx context.Context) error {
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{alpnProtocol},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, hello.Conn.(*rawConn).client.hello(hello)
+			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
-	setup := rules.RolesSQL(s.roles)
-	if s.dataDir != "" {
-		setup = rules.CatalogSQL + setup // it may be of an earlier version
-	}
-	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
-		return err
+	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	if s.postgres, err = postgres.Start(ctx, config); err != nil {
+		return fmt.Errorf("dsqltest: %w", err)
 	}
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
@@ -222,7 +220,9 @@ func (s *Server) shutdown() error {
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
-		return s.postgres.close()
+		if err := s.postgres.Close(); err != nil {
+			return fmt.Errorf("dsqltest: %w", err)
+		}
 	}
 	return nil
 }
@@ -293,7 +293,7 @@ func (s *Server) accept() {
 				return
 			}
 		}
-		network := s.network(conn.(*net.TCPConn))
+		network := s.distant(conn.(*net.TCPConn))
 		if !s.track(network) {
 			return
 		}

@@ -1,4 +1,4 @@
-package dsqltest
+package relay
 
 import (
 	"testing"

@@ -1,4 +1,4 @@
-package dsqltest
+package relay
 
 import (
 	"strings"
@@ -6,12 +6,6 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
-
-// lockTimeout is how long, in milliseconds, a backend waits for a lock. DSQL
-// does not wait at all. Below it the winner could not commit before the loser
-// gives up, and writers of one row would only ever stop each other; it is far
-// below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by it too.
-const lockTimeout = "10"
 
 // asConflict returns the conflict that PostgreSQL's error is at DSQL, or nil. cancelled: the client
 // has asked for a statement of the session to be cancelled.
