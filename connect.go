@@ -121,7 +121,7 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 	var token *Token
 	paced := false
 	fail := func(phase login.Phase, err error) (*login.Session, *connectError) {
-		e := newConnectError(phase, r.address, r.attempt.TLS.ServerName, err)
+		e := newConnectError(phase, r.address, r.attempt.TLS, err)
 		e.token, e.paced, e.ctxErr = token, paced, ctx.Err()
 		return nil, e
 	}
