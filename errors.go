@@ -56,10 +56,6 @@ var (
 
 	// ErrUnavailable: the service is unavailable for the moment.
 	ErrUnavailable = errors.New("dsql: server unavailable")
-
-	// ErrCommitUnknown: the connection was lost while committing, so the
-	// transaction may have been applied or not. Running it again may apply it twice.
-	ErrCommitUnknown = errors.New("dsql: outcome of the commit unknown")
 )
 
 // sentinels are the errors that errors.Is finds for a refusal; the first begins its text.

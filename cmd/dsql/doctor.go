@@ -9,35 +9,36 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 )
 
-// doctorTimeout leaves every step of a run on a dead network some time.
+// doctorTimeout is enough for every step on a network that answers nothing.
 const doctorTimeout = 20 * time.Second
 
-// statuses are doctor's, by the class of the verdict.
-var statuses = map[dsql.Verdict]int{
-	dsql.VerdictOK:                    exitOK,
-	dsql.VerdictConfig:                exitConfig,
-	dsql.VerdictCredentials:           exitCredentials,
-	dsql.VerdictTokenKind:             exitAccess,
-	dsql.VerdictAccess:                exitAccess,
-	dsql.VerdictDNS:                   exitNetwork,
-	dsql.VerdictPort:                  exitNetwork,
-	dsql.VerdictIPv6:                  exitNetwork,
-	dsql.VerdictTunnel:                exitNetwork,
-	dsql.VerdictInspection:            exitNetwork,
-	dsql.VerdictInspectionSSLRequest:  exitNetwork,
-	dsql.VerdictInspectionDirect:      exitNetwork,
-	dsql.VerdictInspectionKeyExchange: exitNetwork,
-	dsql.VerdictOtherServer:           exitNetwork,
-	dsql.VerdictSilence:               exitNetwork,
-	dsql.VerdictSNI:                   exitTLS,
-	dsql.VerdictCertificate:           exitTLS,
-	dsql.VerdictQuota:                 exitService,
-	dsql.VerdictWaking:                exitService,
-	dsql.VerdictRefused:               exitService,
-	dsql.VerdictClock:                 exitClock,
-	dsql.VerdictIncomplete:            exitFailure,
+// verdictStatuses are the exit statuses of doctor.
+var verdictStatuses = map[dsqldoctor.Verdict]int{
+	dsqldoctor.VerdictOK:                    exitOK,
+	dsqldoctor.VerdictConfig:                exitConfig,
+	dsqldoctor.VerdictCredentials:           exitCredentials,
+	dsqldoctor.VerdictTokenKind:             exitAccess,
+	dsqldoctor.VerdictAccess:                exitAccess,
+	dsqldoctor.VerdictDNS:                   exitNetwork,
+	dsqldoctor.VerdictPort:                  exitNetwork,
+	dsqldoctor.VerdictIPv6:                  exitNetwork,
+	dsqldoctor.VerdictTunnel:                exitNetwork,
+	dsqldoctor.VerdictInspection:            exitNetwork,
+	dsqldoctor.VerdictInspectionSSLRequest:  exitNetwork,
+	dsqldoctor.VerdictInspectionDirect:      exitNetwork,
+	dsqldoctor.VerdictInspectionKeyExchange: exitNetwork,
+	dsqldoctor.VerdictOtherServer:           exitNetwork,
+	dsqldoctor.VerdictSilence:               exitNetwork,
+	dsqldoctor.VerdictSNI:                   exitTLS,
+	dsqldoctor.VerdictCertificate:           exitTLS,
+	dsqldoctor.VerdictQuota:                 exitService,
+	dsqldoctor.VerdictWaking:                exitService,
+	dsqldoctor.VerdictRefused:               exitService,
+	dsqldoctor.VerdictClock:                 exitClock,
+	dsqldoctor.VerdictIncomplete:            exitFailure,
 }
 
 func (c *command) doctor(ctx context.Context, args []string) (status int, err error) {
@@ -56,7 +57,7 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 	if err != nil {
 		return 0, err
 	}
-	var other *dsql.Report
+	var other *dsqldoctor.Report
 	if *file != "" {
 		if other, err = readReport(*file); err != nil {
 			return 0, err
@@ -65,72 +66,79 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	paint := func(_, text string) string { return text }
+	colour := plain
 	if c.terminal(c.stdout) && c.getenv("NO_COLOR") == "" && c.getenv("TERM") != "dumb" {
-		paint = func(colour, text string) string { return "\x1b[" + colour + "m" + text + "\x1b[0m" }
+		colour = coloured
 	}
-	report := c.examine(ctx, connString, func(s dsql.Step) {
+	report := diagnose(ctx, connString, func(s dsqldoctor.Step) {
 		if !*asJSON {
-			c.print(c.stdout, stepLine(s, paint)+"\n")
+			c.print(c.stdout, stepLine(s, colour)+"\n")
 		}
 	})
-	status, known := statuses[report.Verdict]
+	status, known := verdictStatuses[report.Verdict]
 	if !known {
 		status = exitFailure
 	}
 	switch {
 	case *asJSON && other != nil:
 		return status, c.printJSON(struct {
-			Other *dsql.Report `json:"other"`
-			Here  *dsql.Report `json:"here"`
+			Other *dsqldoctor.Report `json:"other"`
+			Here  *dsqldoctor.Report `json:"here"`
 		}{other, report})
 	case *asJSON:
 		return status, c.printJSON(report)
 	}
-	rest := *report
-	rest.Steps = nil // they are on the screen
-	c.print(c.stdout, rest.String())
+	withoutSteps := *report
+	withoutSteps.Steps = nil // they were printed as they ended
+	c.print(c.stdout, withoutSteps.String())
 	if other != nil {
-		c.print(c.stdout, "\n"+comparison(*file, other, report, paint))
+		c.print(c.stdout, "\n"+compareReports(*file, other, report, colour))
 	}
 	return status, nil
 }
 
-// examine is Diagnose from the connection string on.
-func (c *command) examine(ctx context.Context, connString string, onStep func(dsql.Step)) *dsql.Report {
+// diagnose is dsqldoctor.Diagnose, with a report on a connection string that cannot be parsed.
+func diagnose(ctx context.Context, connString string, onStep func(dsqldoctor.Step)) *dsqldoctor.Report {
 	config, err := dsql.ParseConfig(connString)
 	if err == nil {
-		config.OnStep = onStep
-		return dsql.Diagnose(ctx, config)
+		return dsqldoctor.Diagnose(ctx, config, onStep)
 	}
-	step := dsql.Step{Name: "configuration", Result: dsql.StepFailed, Seen: err.Error()}
+	step := dsqldoctor.Step{Name: "configuration", Result: dsqldoctor.StepFailed, Seen: err.Error()}
 	onStep(step)
-	return &dsql.Report{
+	return &dsqldoctor.Report{
 		Time:     time.Now().UTC(),
-		Steps:    []dsql.Step{step},
-		Verdict:  dsql.VerdictConfig,
+		Steps:    []dsqldoctor.Step{step},
+		Verdict:  dsqldoctor.VerdictConfig,
 		Summary:  "The connection string cannot work.",
 		Evidence: []string{err.Error()},
-		Remedies: []string{"Correct the connection string; dsql help and the documentation of dsql.ParseConfig say what it may hold."},
+		Remedies: []string{"Correct the connection string. dsql help and the documentation of dsql.ParseConfig describe it."},
 	}
 }
 
-// colours are SGR parameters (ECMA-48, 8.3.117).
-var colours = map[dsql.StepResult]string{
-	dsql.StepOK:      "32",
-	dsql.StepFailed:  "31",
-	dsql.StepNote:    "33",
-	dsql.StepSkipped: "2",
+// colourFunc returns text in a colour, given as an SGR parameter (ECMA-48, section 8.3.117).
+type colourFunc func(sgr, text string) string
+
+func plain(_, text string) string { return text }
+
+func coloured(sgr, text string) string { return "\x1b[" + sgr + "m" + text + "\x1b[0m" }
+
+const bold = "1"
+
+var resultColours = map[dsqldoctor.StepResult]string{
+	dsqldoctor.StepOK:      "32", // green
+	dsqldoctor.StepFailed:  "31", // red
+	dsqldoctor.StepNote:    "33", // yellow
+	dsqldoctor.StepSkipped: "2",  // faint
 }
 
-// stepLine is the step's own line, with the result at its beginning in colour.
-func stepLine(s dsql.Step, paint func(colour, text string) string) string {
+// stepLine returns the step's line with its first word, the result, in colour.
+func stepLine(s dsqldoctor.Step, colour colourFunc) string {
 	line := s.String()
 	rest, ok := strings.CutPrefix(line, string(s.Result))
 	if !ok {
 		return line
 	}
-	return paint(colours[s.Result], string(s.Result)) + rest
+	return colour(resultColours[s.Result], string(s.Result)) + rest
 }
 
 func (c *command) printJSON(v any) error {
@@ -140,116 +148,15 @@ func (c *command) printJSON(v any) error {
 	return encoder.Encode(v)
 }
 
-func readReport(file string) (*dsql.Report, error) {
+// readReport reads a report that doctor --json saved.
+func readReport(file string) (*dsqldoctor.Report, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, usageError(fmt.Sprintf("--compare: %v; save a report on the other network with dsql doctor --json > FILE", err))
 	}
-	var r dsql.Report
+	var r dsqldoctor.Report
 	if err := json.Unmarshal(data, &r); err != nil || len(r.Steps) == 0 || r.Verdict == "" {
 		return nil, usageError(fmt.Sprintf("--compare: %s holds no report; save one on the other network with dsql doctor --json > FILE", file))
 	}
 	return &r, nil
-}
-
-// comparison sets two reports beside one another, a step a row, in the order of here; what only other
-// has follows the step that it followed there. Where the results differ, what was seen stands below. A
-// step that one side lacks counts as different when it failed: the addresses of a name differ by network.
-func comparison(file string, other, here *dsql.Report, paint func(colour, text string) string) string {
-	there := byName(other)
-	now := byName(here)
-	names := mergedNames(here, other)
-
-	var rows [][4]string // mark, name, other, here
-	width := [4]int{1, len("step"), len("other"), len("here")}
-	for _, name := range names {
-		row := [4]string{" ", name, cell(there[name]), cell(now[name])}
-		if differ(there[name], now[name]) {
-			row[0] = "*"
-		}
-		for i, text := range row {
-			width[i] = max(width[i], len(text))
-		}
-		rows = append(rows, row)
-	}
-
-	var b strings.Builder
-	fmt.Fprintf(&b, "other: %s, %s, verdict %s\n", file, other.Time.Format(time.RFC3339), other.Verdict)
-	fmt.Fprintf(&b, "here:  %s, verdict %s\n\n", here.Time.Format(time.RFC3339), here.Verdict)
-	if o, h := other.Target, here.Target; o.ServerName != h.ServerName || o.User != h.User || o.Database != h.Database {
-		b.WriteString("The two are not about the same endpoint, role and database.\n\n")
-	}
-	fmt.Fprintf(&b, "  %-*s  %-*s  here\n", width[1], "step", width[2], "other")
-	same := true
-	for i, row := range rows {
-		line := strings.TrimRight(fmt.Sprintf("%s %-*s  %-*s  %s", row[0], width[1], row[1], width[2], row[2], row[3]), " ")
-		if row[0] == " " {
-			b.WriteString(line + "\n")
-			continue
-		}
-		same = false
-		b.WriteString(paint("1", line) + "\n")
-		for _, side := range []struct {
-			name string
-			step *dsql.Step
-		}{{"other", there[names[i]]}, {"here", now[names[i]]}} {
-			if side.step != nil && side.step.Seen != "" {
-				fmt.Fprintf(&b, "      %-6s %s\n", side.name+":", side.step.Seen)
-			}
-		}
-	}
-	if same {
-		b.WriteString("\nEvery step ended alike.\n")
-	} else {
-		b.WriteString("\nSteps with a * ended differently.\n")
-	}
-	return b.String()
-}
-
-func byName(r *dsql.Report) map[string]*dsql.Step {
-	steps := make(map[string]*dsql.Step, len(r.Steps))
-	for i := range r.Steps {
-		steps[r.Steps[i].Name] = &r.Steps[i]
-	}
-	return steps
-}
-
-// mergedNames are here's steps, and each of other's own behind the one it came after.
-func mergedNames(here, other *dsql.Report) []string {
-	known := byName(here)
-	own := map[string][]string{} // of other, by the step before them that here has as well
-	before := ""
-	for _, s := range other.Steps {
-		if known[s.Name] == nil {
-			own[before] = append(own[before], s.Name)
-		} else {
-			before = s.Name
-		}
-	}
-	names := own[""]
-	for _, s := range here.Steps {
-		names = append(append(names, s.Name), own[s.Name]...)
-	}
-	return names
-}
-
-func differ(other, here *dsql.Step) bool {
-	switch {
-	case other == nil:
-		return here.Result == dsql.StepFailed
-	case here == nil:
-		return other.Result == dsql.StepFailed
-	}
-	return other.Result != here.Result
-}
-
-// cell is a step's result and how long it took.
-func cell(s *dsql.Step) string {
-	switch {
-	case s == nil:
-		return "-"
-	case s.Result == dsql.StepSkipped:
-		return string(s.Result)
-	}
-	return fmt.Sprintf("%s %s", s.Result, s.Took.Round(time.Millisecond))
 }

@@ -129,7 +129,8 @@ func byFlag(err error) error {
 	return err
 }
 
-// exports is what other programs need. All of it, with the line that follows, can be sourced by a shell.
+// exports is what other programs need. All of it, with the line that follows, can be sourced by a
+// shell.
 func (c *command) exports(server *dsqltest.Server, id identity, ca string) string {
 	dsqlURL := "dsql://admin@" + server.Endpoint() + "/postgres?dial_address=" + escape(server.Addr()) + "&sslrootcert=" + escape(ca)
 	lines := export("DSQL_URL", dsqlURL) +
@@ -150,7 +151,8 @@ func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+"
 
 // openIdentity makes dir where there is none, and returns the identity that is kept in it, if any.
 func openIdentity(dir string) (id identity, err error) {
-	// Others may enter: PostgreSQL is another user where this one is root. What is secret has a mode of its own.
+	// Others may enter: PostgreSQL is another user where this one is root. What is secret has a
+	// mode of its own.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return id, err
 	}

@@ -81,8 +81,8 @@ func (c *command) psql(ctx context.Context, args []string) (status int, err erro
 	return c.runPsql(path, passedOn, append(env, "PGPASSWORD="+token.Reveal()))
 }
 
-// runPsql returns psql's exit status. A terminal's Ctrl-C reaches both processes; it means psql, and
-// main's handler keeps it from ending this one.
+// runPsql returns psql's exit status. A terminal's Ctrl-C reaches both processes; it means psql,
+// and main's handler keeps it from ending this one.
 func (c *command) runPsql(path string, args, env []string) (int, error) {
 	child := exec.Command(path, args...)
 	child.Env = env
@@ -132,9 +132,9 @@ func findPsql(ctx context.Context) (path string, version int, err error) {
 // psqlVersion also reads "17beta1", "18devel" and what distributions put behind it.
 var psqlVersion = regexp.MustCompile(`^psql \([^)]*\) ([0-9]{1,4})`)
 
-// settings is what psql's libpq is to know, but for the token. The server name goes into PGHOST, which is what libpq
-// sends as SNI and verifies; where that is not the name to dial, PGHOSTADDR holds the address (PostgreSQL docs,
-// "Parameter Key Words").
+// settings is what psql's libpq is to know, but for the token. The server name goes into PGHOST,
+// which is what libpq sends as SNI and verifies; where that is not the name to dial, PGHOSTADDR
+// holds the address (PostgreSQL docs, "Parameter Key Words").
 func (c *command) settings(ctx context.Context, config dsql.Config, connString string, version int) (map[string]string, error) {
 	conn, err := config.ConnConfig(ctx)
 	if err != nil {
@@ -191,7 +191,8 @@ func (c *command) settings(ctx context.Context, config dsql.Config, connString s
 	return settings, nil
 }
 
-// sessionVariables are the session settings that libpq sends as such (PostgreSQL docs, "Environment Variables").
+// sessionVariables are the session settings that libpq sends as such (PostgreSQL docs, "Environment
+// Variables").
 var sessionVariables = map[string]string{
 	"application_name": "PGAPPNAME",
 	"client_encoding":  "PGCLIENTENCODING",
@@ -240,8 +241,8 @@ var bundles = []string{
 	"/etc/ssl/cert.pem",
 }
 
-// sslRootCert finds the parameter in a connection string that ParseConfig has taken, since a Config holds
-// the roots but not where they came from.
+// sslRootCert finds the parameter in a connection string that ParseConfig has taken, since a Config
+// holds the roots but not where they came from.
 func sslRootCert(connString string) string {
 	scheme, rest, isURL := strings.Cut(connString, "://")
 	if isURL && !strings.ContainsAny(scheme, "= '") {

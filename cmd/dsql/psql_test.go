@@ -111,8 +111,8 @@ func TestPsqlEnvironment(t *testing.T) {
 	require.NotContains(t, got.stderr, "pool_max_conns")
 }
 
-// What --print-env prints and what token prints are enough for a psql that nobody helps, also in a shell
-// that has other things set.
+// What --print-env prints and what token prints are enough for a psql that nobody helps, also in a
+// shell that has other things set.
 func TestPsqlPrintEnv(t *testing.T) {
 	script := `
 PGSERVICE=evil PGSSLCERT=/nowhere PGHOSTADDR=127.0.0.9
