@@ -31,7 +31,7 @@ var compatRules = []compatRule{
 	{setting: "check_function_bodies", client: "pg_dump"},
 	{setting: "jit", client: "asyncpg, DBeaver"},
 
-	{statement: `SELECT pg_advisory_unlock_all\(\)`, instead: `SELECT NULL AS pg_advisory_unlock_all`, client: "asyncpg's pool: it holds no such lock"},
+	{statement: `SELECT pg_advisory_unlock_all\(\)`, instead: `SELECT NULL`, client: "asyncpg's pool: it holds no such lock"},
 	{statement: `CLOSE ALL`, client: "asyncpg's pool: there are no cursors"},
 	{statement: `UNLISTEN \*`, client: "asyncpg's pool: there is no LISTEN"},
 	{statement: `SELECT current_setting\('jit'\) AS cur, set_config\('jit', 'off', false\) AS new`, instead: `SELECT 'off' AS cur, 'off' AS new`, client: "asyncpg's look-up of types"},

@@ -48,6 +48,10 @@ func newScramSecret(password string) (*scramSecret, error) {
 	}
 	salt := make([]byte, 16)
 	rand.Read(salt) // never fails, see crypto/rand
+	return deriveScramSecret(password, salt)
+}
+
+func deriveScramSecret(password string, salt []byte) (*scramSecret, error) {
 	salted, err := pbkdf2.Key(sha256.New, password, salt, scramIterations, sha256.Size)
 	if err != nil {
 		return nil, err
