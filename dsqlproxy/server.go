@@ -133,7 +133,7 @@ func (s *server) serve(ctx context.Context, l net.Listener) error {
 	if s.spares != nil {
 		s.spares.start()
 	}
-	stop := context.AfterFunc(ctx, func() { l.Close() })
+	stop := context.AfterFunc(accepting, func() { l.Close() })
 	err := s.accept(l)
 	stop()
 	stopAccepting() // also when l failed
