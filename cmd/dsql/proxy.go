@@ -54,9 +54,7 @@ func (c *command) proxy(ctx context.Context, args []string) (status int, err err
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(relayThreads()))
 	}
 	if len(f.command) == 0 {
-		if !f.quiet {
-			c.print(c.stdout, "# ready: "+listeners.String()+"; Ctrl-C ends it\n")
-		}
+		c.print(c.stdout, "# ready: "+listeners.String()+"; Ctrl-C ends it\n")
 		return exitOK, p.Serve(ctx, listeners)
 	}
 	// A signal is for the command to handle, and the proxy serves it to its end.
