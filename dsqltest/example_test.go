@@ -373,7 +373,7 @@ func ExampleRefusal() {
 		log.Fatal(err)
 	}
 	defer server.Close()
-	server.RefuseNext(1, dsqltest.Refusal{Code: "28000", Message: "unable to accept connection, access denied",
+	server.RefuseNext(1, dsqltest.Refusal{Code: "08006", Message: "unable to accept connection, access denied",
 		Hint: "Wrong user to action mapping. user: admin, action: DbConnect"})
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrAccessDenied))
@@ -387,8 +387,8 @@ func ExampleRefusal() {
 	// 57P03 unable to accept connection, waking up cluster, please retry later
 	// 53400 Unable to accept connection, rate exceeded.
 	// 53300 Unable to accept connection, too many open connections.
-	// 28000 unable to accept connection, access denied
-	// 28000 unable to accept connection, access denied
+	// 08006 unable to accept connection, access denied
+	// 08006 unable to accept connection, access denied
 }
 
 func ExampleAttempt() {

@@ -2,12 +2,14 @@ package dsqltest
 
 import (
 	"bufio"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -147,6 +149,7 @@ func (c *client) fail(err error) {
 			}
 		})
 		if isRefusal {
+			refused.response.Detail = "Session Id: " + strings.ToLower(rand.Text()) // what AWS support asks for
 			c.send(&refused.response)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -72,7 +73,7 @@ func (s *session) unregister() {
 func (s *session) acceptLogin(st *startup) error {
 	setting := func(name, fallback string) string {
 		if value, ok := st.settings[name]; ok {
-			return value
+			return rules.SpellSetting(name, value)
 		}
 		return fallback
 	}

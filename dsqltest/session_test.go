@@ -237,3 +237,26 @@ func TestIdleSessions(t *testing.T) {
 		conn.Close(t.Context())
 	}
 }
+
+// The login reports settings as the session has them, whatever the spelling of the startup message.
+func TestReportedSettings(t *testing.T) {
+	s := New(t)
+	for _, settings := range []map[string]string{
+		{},
+		{"client_encoding": "'utf-8'", "DateStyle": "ISO", "TimeZone": "utc", "IntervalStyle": "Postgres"},
+		{"client_encoding": "Unicode", "DateStyle": "german", "TimeZone": "Europe/Paris", "IntervalStyle": "ISO_8601"},
+		{"client_encoding": "iso-8859-1", "DateStyle": "SQL, dmy", "application_name": "psql"},
+		{"client_encoding": "SQL_ASCII", "DateStyle": "European, postgres"},
+		{"client_encoding": "WIN1252", "DateStyle": "us"},
+		{"DateStyle": "ymd", "options": "-c IntervalStyle=SQL_standard -c search_path=a"},
+	} {
+		config := connConfig(t, s, adminRole)
+		for name, value := range settings {
+			config.RuntimeParams[name] = value
+		}
+		conn := connect(t, config)
+		for _, name := range []string{"client_encoding", "DateStyle", "TimeZone", "IntervalStyle", "application_name"} {
+			require.Equal(t, queryString(t, conn, "show "+name), conn.PgConn().ParameterStatus(name), "%s in %v", name, settings)
+		}
+	}
+}
