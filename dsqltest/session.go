@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -67,7 +68,7 @@ func (s *session) unregister() {
 func (s *session) acceptLogin(st *startup) error {
 	setting := func(name, fallback string) string {
 		if value, ok := st.settings[name]; ok {
-			return value
+			return rules.SpellSetting(name, value)
 		}
 		return fallback
 	}
@@ -190,6 +191,9 @@ func (c *client) cancel(body []byte) error {
 	if key == nil {
 		return errors.New("cancel request: no session has this key, or none that runs a query")
 	}
+	if c.server.ignoreCancel {
+		return errCancel
+	}
 	ctx, stop := context.WithTimeout(c.server.ctx, backendTimeout)
 	defer stop()
 	if err := c.server.postgres.Cancel(ctx, key); err != nil {
@@ -210,7 +214,7 @@ func (s *Server) toCancel(body []byte) []byte {
 	if session == nil || subtle.ConstantTimeCompare(body[4:], session.secret[:]) == 0 {
 		return nil
 	}
-	session.cancelled = session.backendKey != nil
+	session.cancelled = session.backendKey != nil && !s.ignoreCancel
 	return session.backendKey
 }
 

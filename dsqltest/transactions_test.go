@@ -35,6 +35,7 @@ func failsWith(tb testing.TB, err error, want string) {
 const (
 	conflict       = "40001: change conflicts with another transaction (OC000)"
 	schemaConflict = "40001: schema has been updated by another transaction (OC001)"
+	unavailable    = "XX000: server unavailable"
 )
 
 // modes are the ways in which pgx runs a statement with arguments: with an
@@ -196,13 +197,46 @@ func TestCommitFaults(t *testing.T) {
 				require.True(t, conn.IsClosed())
 				require.Equal(t, "3", rows())
 
+				conn = connectIn(t, s, mode)
+				for fault, want := range map[CommitFault]string{UnavailableBeforeCommit: "3", UnavailableAfterCommit: "4"} {
+					mustExec(t, watcher, "delete from t")
+					mustExec(t, watcher, "insert into t values (1), (2), (3)")
+					s.SetCommitFaults(func() CommitFault { return fault })
+					failsWith(t, way(conn, mode), unavailable)
+					s.SetCommitFaults(nil)
+					require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+					require.Equal(t, want, rows())
+				}
+				require.NoError(t, way(conn, mode), "the session lives on")
+
 				after := s.Transactions()
+				after.Applied -= 6 // by the watcher, and at last
 				require.Equal(t, TransactionCounts{Applied: 3, Conflicts: 1, Cuts: 2}, TransactionCounts{
 					Applied: after.Applied - before.Applied, Conflicts: after.Conflicts - before.Conflicts, Cuts: after.Cuts - before.Cuts,
 				})
 			})
 		}
 	}
+
+	t.Run("unavailable", func(t *testing.T) {
+		for _, mode := range modes {
+			conn := connectIn(t, s, mode)
+			mustExec(t, conn, "select 1")
+			s.UnavailableNext(2)
+			_, err := conn.Exec(t.Context(), "select $1::int", 1)
+			failsWith(t, err, unavailable)
+			_, err = conn.Exec(t.Context(), "insert into t values ($1)", 1)
+			failsWith(t, err, unavailable)
+			require.EqualValues(t, 'I', conn.PgConn().TxStatus())
+			mustExec(t, conn, "begin")
+			s.UnavailableNext(1)
+			_, err = conn.Exec(t.Context(), "select $1::int", 1)
+			failsWith(t, err, unavailable)
+			require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+			mustExec(t, conn, "rollback")
+			mustExec(t, conn, "select 1")
+		}
+	})
 
 	t.Run("scripted", func(t *testing.T) {
 		script := []CommitFault{Conflict, NoFault, AfterCommit}

@@ -38,10 +38,12 @@ func Run(ctx context.Context, server *postgres.Server, backend uint32, wait func
 	defer session.Close()
 	// In READ COMMITTED, the loser of two concurrent changes goes on with what the winner has left.
 	session.Exec("SET default_transaction_isolation = 'read committed'")
-	job, err := session.Query(fmt.Sprintf("UPDATE sys.job_log SET status = 'processing', update_time = clock_timestamp() WHERE job_id ="+
-		" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1 FOR UPDATE SKIP LOCKED)"+
+	// Runs that start at once choose one after the other, or the last one could find none.
+	job, err := session.Query(fmt.Sprintf("SELECT pg_advisory_xact_lock(0);"+
+		" UPDATE sys.job_log SET status = 'processing', update_time = clock_timestamp() WHERE job_id ="+
+		" (SELECT job_id FROM sys.job_log WHERE backend = %d AND status = 'submitted' ORDER BY start_time LIMIT 1)"+
 		" RETURNING job_id, failure, table_id", backend))
-	if err != nil || len(job) == 0 {
+	if err != nil || len(job) != 3 {
 		return
 	}
 	wait(ctx)
@@ -52,7 +54,7 @@ func Run(ctx context.Context, server *postgres.Server, backend uint32, wait func
 	for ctx.Err() == nil {
 		err := session.Exec("CALL sys.finish_job(" + rules.QuoteLiteral(id) + ")")
 		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "XX000" { // "tuple concurrently updated"
+		if !errors.As(err, &pgErr) || pgErr.Code != "XX000" { // "tuple concurrently updated", by a schema change
 			return
 		}
 	}
