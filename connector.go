@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"maps"
 	"net"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dsqlgo/dsql/internal/awsconfig"
@@ -19,21 +17,20 @@ import (
 	"github.com/dsqlgo/dsql/internal/login"
 )
 
-// connector opens connections as one Config says. It is made once, and is safe for concurrent
-// use.
+// connector opens the connections of one Config. It is safe for concurrent use.
 type connector struct {
 	endpoint  Endpoint
 	tokens    *TokenSource
-	user      string // whom the tokens are for
+	user      string // of the tokens
 	dial      pgconn.DialFunc
-	pacer     *pacer // nil: no pacing
+	pacer     *pacer // nil means no limit
 	earlyAuth bool
 	observer  observer
 
-	earlyRefused atomic.Bool // the server was seen not to read an early token
+	earlyRefused atomic.Bool // the server did not accept an early token
 }
 
-// newConnector checks c and resolves what it leaves open.
+// newConnector checks c, and resolves its names and credentials.
 func newConnector(ctx context.Context, c Config) (*connector, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -75,7 +72,7 @@ func (c Config) awsSettings() awsconfig.Settings {
 	}
 }
 
-// resolveEndpoint returns the AWS configuration too, if it had to be loaded for the region.
+// resolveEndpoint also returns the AWS configuration, if it had to load that for the region.
 func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, error) {
 	var loaded *aws.Config
 	e, err := resolveNames(c, func() (string, error) {
@@ -89,30 +86,29 @@ func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, err
 	return e, loaded, err
 }
 
-// afterNetConnect is pgconn.Config.AfterNetConnect. pgx's own part in opening a session is small:
-// it calls this func before it writes its first byte, and uses the connection that is returned.
-// That one is logged in already. So the token is never in a ConnConfig, each attempt takes a fresh
-// one, and pgx sees neither a transient refusal nor a password.
+// afterNetConnect is pgconn.Config.AfterNetConnect. pgx calls it before it writes its first byte, and
+// uses the connection that it returns, which logs in when pgx has written its startup message. So no
+// ConnConfig contains a token, each attempt uses a current one, and pgx sees neither a transient
+// refusal nor a request for a password. It never fails itself, since pgx would put its name into the
+// error.
 func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
-	attempt, address, opened, err := k.newAttempt(config, conn)
-	if err != nil {
-		return conn, err // pgx closes conn
-	}
-	r := connectRun{connector: k, attempt: attempt, address: address}
-	session, err := r.run(ctx, opened)
-	if err != nil {
-		return conn, err
-	}
-	return session, nil
+	return login.NewConn(ctx, conn, func(ctx context.Context, startup []byte) (*login.Session, error) {
+		attempt, address, opened, err := k.newAttempt(config, conn)
+		if err != nil {
+			return nil, err
+		}
+		loop := connectLoop{connector: k, attempt: attempt, address: address, startup: startup}
+		return loop.run(ctx, opened)
+	}), nil
 }
 
-// newAttempt reads what pgx is about to do from its config, which users may have changed since
-// ConnConfig returned it. opened is a TCP connection that is open already: there is one only when
-// a user's own ConnConfig.DialFunc made it.
+// newAttempt derives an attempt from pgx's config, which users may have changed after ConnConfig
+// returned it. If a user's ConnConfig.DialFunc opened a TCP connection, that is opened; otherwise
+// opened is nil.
 func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.Attempt, address string, opened net.Conn, err error) {
 	tlsConn, ok := conn.(*tls.Conn)
 	if !ok {
-		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL takes TLS only; leave it as ConnConfig returned it")
+		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL requires TLS; keep the one that ConnConfig returned")
 	}
 	if err := k.validateConnConfig(config); err != nil {
 		return nil, "", nil, err
@@ -121,10 +117,6 @@ func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.A
 		TLS:        config.TLSConfig,
 		SSLRequest: config.SSLNegotiation != "direct",
 		EarlyToken: k.earlyAuth && !k.earlyRefused.Load(),
-		Startup:    startupMessage(config),
-	}
-	if _, err := a.Startup.Encode(nil); err != nil {
-		return nil, "", nil, configerr.New("Params", "cannot be sent: %v", err)
 	}
 	dial, network := config.DialFunc, ""
 	if lazy, ok := tlsConn.NetConn().(*lazyConn); ok {
@@ -137,27 +129,13 @@ func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.A
 	return a, address, opened, nil
 }
 
-// startupMessage is the one that pgx will write for config.
-func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
-	m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{}}
-	if v := config.MaxProtocolVersion; v == "3.2" || v == "latest" {
-		m.ProtocolVersion = pgproto3.ProtocolVersion32
-	}
-	maps.Copy(m.Parameters, config.RuntimeParams)
-	m.Parameters["user"] = config.User
-	if config.Database != "" {
-		m.Parameters["database"] = config.Database
-	}
-	return m
-}
-
-// tunedPoolConfig is PoolConfig with its ConnConfig tuned.
+// tunedPoolConfig returns a PoolConfig whose ConnConfig tune has changed.
 func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*pgxpool.Config, error) {
 	pool, err := c.PoolConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	tuneAroundLogin(pool.ConnConfig, func() {
+	applyTune(pool.ConnConfig, func() {
 		for _, f := range tune {
 			if f != nil {
 				f(pool.ConnConfig)
@@ -167,24 +145,24 @@ func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 	return pool, nil
 }
 
-// tuneAroundLogin calls tune, which may change cc, and has an AfterNetConnect that it sets called
-// after the login, so that the user's func sees no token and cannot drop the login.
-func tuneAroundLogin(cc *pgx.ConnConfig, tune func()) {
+// applyTune calls tune, which may change cc. An AfterNetConnect that it sets gets the connection of
+// afterNetConnect. So the user's func does not see the token and cannot omit the login.
+func applyTune(cc *pgx.ConnConfig, tune func()) {
 	logIn := cc.AfterNetConnect
-	cc.AfterNetConnect = returnConn // so that tune may chain to what is there, as without a login
+	cc.AfterNetConnect = returnConn // for funcs that call the previous one
 	tune()
-	users := cc.AfterNetConnect
-	if users == nil {
-		users = returnConn
+	wrap := cc.AfterNetConnect
+	if wrap == nil {
+		wrap = returnConn
 	}
 	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		session, err := logIn(ctx, config, conn)
 		if err != nil {
 			return session, err
 		}
-		wrapped, err := users(ctx, config, session)
+		wrapped, err := wrap(ctx, config, session)
 		if wrapped == nil {
-			wrapped = session // for pgx to close
+			wrapped = session // pgx closes it
 			if err == nil {
 				err = errors.New("AfterNetConnect returned neither a connection nor an error")
 			}

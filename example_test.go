@@ -135,7 +135,7 @@ func ExampleParseConfig() {
 	fmt.Println(err)
 	// Output:
 	// app orders
-	// dsql: invalid configuration: serach_path: is not a parameter known here; did you mean search_path? If not, set it in Config.Params if the server knows it, or remove it
+	// dsql: invalid configuration: serach_path: is not a known parameter; did you mean search_path? If not, set it in Config.Params if the server knows it, or remove it
 }
 
 func ExampleConfig_Endpoint() {
@@ -323,15 +323,16 @@ func ExampleTokenSource_Token() {
 func ExampleTokenEvent() {
 	ctx := context.Background()
 	config := server.Config()
-	config.OnToken = func(e dsql.TokenEvent) {
-		fmt.Println("signed:", e.Err == nil, "nobody waited:", e.Background, "good for:", time.Until(e.Expires).Round(time.Minute))
-	}
+	events := make(chan dsql.TokenEvent, 1)
+	config.OnToken = func(e dsql.TokenEvent) { events <- e }
 	conn, err := dsql.Connect(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	// Output: signed: true nobody waited: false good for: 15m0s
+	e := <-events
+	fmt.Println("signed:", e.Err == nil, "in the background:", e.Background, "valid for:", time.Until(e.Expires).Round(time.Minute))
+	// Output: signed: true in the background: false valid for: 15m0s
 }
 
 func ExampleRetryEvent() {

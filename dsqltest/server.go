@@ -15,10 +15,13 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
 const (
-	adminRole = "admin"
+	adminRole = rules.AdminRole
 
 	// startTimeout bounds New. A start takes about a second; a loaded machine
 	// that still makes an initdb in this time should pass.
@@ -37,7 +40,7 @@ const (
 type Server struct {
 	options
 	listener    net.Listener
-	postgres    *postgres
+	postgres    *postgres.Server
 	authority   *authority
 	tls         *tls.Config
 	credentials aws.Credentials
@@ -47,7 +50,7 @@ type Server struct {
 	serving sync.WaitGroup
 	close   func() error
 
-	building sync.Mutex // held by the job that runs
+	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -110,7 +113,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	prepareSpare()
+	postgres.PrepareSpare(rules.CatalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -135,10 +138,11 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 			SecretAccessKey: rand.Text() + rand.Text()[:14],
 			Source:          "dsqltest",
 		},
-		conns:    make(map[net.Conn]struct{}),
-		sessions: make(map[uint32]*session),
-		keys:     make(map[string]key),
-		versions: make(map[string]int),
+		conns:        make(map[net.Conn]struct{}),
+		sessions:     make(map[uint32]*session),
+		keys:         make(map[string]key),
+		versions:     make(map[string]int),
+		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
 	}
@@ -165,15 +169,12 @@ func (s *Server) start(ctx context.Context) error {
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{alpnProtocol},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, hello.Conn.(*rawConn).client.hello(hello)
+			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
-	setup := rolesSQL(s.roles)
-	if s.dataDir != "" {
-		setup = clusterSQL + setup // it may be of an earlier version
-	}
-	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
-		return err
+	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	if s.postgres, err = postgres.Start(ctx, config); err != nil {
+		return fmt.Errorf("dsqltest: %w", err)
 	}
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
@@ -184,31 +185,6 @@ func (s *Server) start(ctx context.Context) error {
 	s.serving.Go(s.accept)
 	return nil
 }
-
-// clusterSQL makes what every cluster has, where it is not there yet.
-var clusterSQL = createRole(adminRole, "LOGIN CREATEROLE") +
-	fmt.Sprintf("ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName) +
-	jobsSQL
-
-// rolesSQL makes the roles that are not there yet.
-func rolesSQL(roles []string) string {
-	var b strings.Builder
-	for _, role := range roles {
-		b.WriteString(createRole(role, "LOGIN"))
-	}
-	return b.String()
-}
-
-func createRole(role, attributes string) string {
-	return fmt.Sprintf("DO %s;\n", quoteLiteral(fmt.Sprintf(
-		"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
-		quoteLiteral(role), quoteIdentifier(role), attributes)))
-}
-
-// quoteLiteral relies on standard_conforming_strings, which is on by default.
-func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // Config returns the configuration that connects to this server as admin.
 func (s *Server) Config() dsql.Config {
@@ -244,7 +220,9 @@ func (s *Server) shutdown() error {
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
-		return s.postgres.close()
+		if err := s.postgres.Close(); err != nil {
+			return fmt.Errorf("dsqltest: %w", err)
+		}
 	}
 	return nil
 }
@@ -315,7 +293,7 @@ func (s *Server) accept() {
 				return
 			}
 		}
-		network := s.network(conn.(*net.TCPConn))
+		network := s.distant(conn.(*net.TCPConn))
 		if !s.track(network) {
 			return
 		}

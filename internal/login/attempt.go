@@ -1,19 +1,21 @@
-// Package login opens sessions: it dials, sets up TLS and authenticates with a token, once and
-// without an opinion on what to do when that fails.
+// Package login opens sessions: it dials, sets up TLS and authenticates with a token. It makes one
+// attempt and leaves retries to its callers.
 package login
 
 import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Phase is how far an attempt got.
+// Phase is the step in which an attempt ended.
 type Phase string
 
-// The phases of an attempt, in their order.
+// The phases of an attempt, in order.
 const (
 	PhaseDial       Phase = "dial"
 	PhaseSSLRequest Phase = "SSLRequest"
@@ -21,24 +23,18 @@ const (
 	PhaseLogin      Phase = "login"
 )
 
-// Attempt is one way through the phases. It may be used by several goroutines at once, as long as
-// nobody changes it.
+// Attempt says how to open a session. Several goroutines may use one at once, if none changes it.
 type Attempt struct {
 	Dial       func(context.Context) (net.Conn, error)
 	TLS        *tls.Config
 	SSLRequest bool // ask for TLS with an SSLRequest, instead of beginning with a ClientHello
 	EarlyToken bool // send the token with the startup message
-	Startup    pgproto3.StartupMessage
 }
 
-// Open opens a session. conn may be a TCP connection that is open already, and is nil otherwise.
-// Open closes it when it fails, and says how far it got. A refusal by the server is a
-// *pgconn.PgError.
-func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (session *Session, phase Phase, err error) {
-	startup, err := a.Startup.Encode(nil)
-	if err != nil {
-		return nil, PhaseDial, err
-	}
+// Open opens a session. startup is the encoded startup message. conn is an open TCP connection, or
+// nil to dial one. If Open fails, it closes the connection and returns the phase that failed. A
+// refusal by the server is a *pgconn.PgError.
+func (a *Attempt) Open(ctx context.Context, conn net.Conn, startup []byte, token string) (session *Session, phase Phase, err error) {
 	defer func() {
 		if err != nil && conn != nil {
 			conn.Close()
@@ -60,24 +56,24 @@ func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (sessio
 	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		return nil, PhaseTLS, err
 	}
-	var replay []byte
+	var answers []byte
 	if err := Interruptible(ctx, tlsConn, func() (err error) {
-		replay, err = a.authenticate(tlsConn, startup, token)
+		answers, err = a.authenticate(tlsConn, startup, token)
 		return err
 	}); err != nil {
 		return nil, PhaseLogin, err
 	}
-	return newSession(tlsConn, a.Startup, len(startup), replay), PhaseLogin, nil
+	return &Session{Conn: tlsConn, opened: time.Now(), answers: answers}, PhaseLogin, nil
 }
 
 // authenticate sends the startup message and the token, and returns the server's answers for pgx.
-func (a *Attempt) authenticate(conn net.Conn, startup []byte, token string) (replay []byte, err error) {
+func (a *Attempt) authenticate(conn net.Conn, startup []byte, token string) (answers []byte, err error) {
 	password, err := (&pgproto3.PasswordMessage{Password: token}).Encode(nil)
 	if err != nil {
 		return nil, err
 	}
 	if a.EarlyToken {
-		startup = append(startup, password...)
+		startup = slices.Concat(startup, password)
 	}
 	if _, err := conn.Write(startup); err != nil {
 		return nil, err
