@@ -387,6 +387,7 @@ func TestAfterHavingLost(t *testing.T) {
 		mustExec(t, conn, "insert into accounts (id) select generate_series(10, 3005)") // and three others
 		_, err := conn.Exec(t.Context(), "insert into accounts (id) values (10000), (10001)")
 		failsWith(t, err, "54000: transaction row limit exceeded")
+		mustExec(t, conn, "rollback")
 	})
 
 	t.Run("rolled back", func(t *testing.T) {
