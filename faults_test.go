@@ -265,7 +265,7 @@ func TestConnectRefusals(t *testing.T) {
 			require.ErrorContains(t, err, "2 attempts")
 			require.Len(t, attempts, 2)
 
-			// Any other 28000 once, however many addresses the name has.
+			// Any other access denied once, however many addresses the name has.
 			s.RefuseNext(1, dsqltest.RefuseAccess)
 			c := s.Config()
 			_, port, err := net.SplitHostPort(s.Addr())
@@ -276,7 +276,7 @@ func TestConnectRefusals(t *testing.T) {
 			require.NotErrorIs(t, err, dsql.ErrTokenExpired)
 			var pgErr *pgconn.PgError
 			require.ErrorAs(t, err, &pgErr)
-			require.Equal(t, "28000", pgErr.Code)
+			require.Equal(t, "08006", pgErr.Code)
 			require.Len(t, attempts, 1)
 
 			// Transient refusals are retried until they end.
