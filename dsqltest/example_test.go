@@ -237,6 +237,24 @@ func ExampleServer_CutNext() {
 	// Output: unknown: true applied: 1
 }
 
+func ExampleServer_UnavailableNext() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	server.UnavailableNext(1)
+	_, err = conn.Exec(ctx, "select 1")
+	fmt.Println(err)
+	// Output: ERROR: server unavailable (SQLSTATE XX000)
+}
+
 func ExampleServer_SetCommitFaults() {
 	ctx := context.Background()
 	server, err := dsqltest.Start(ctx)
@@ -483,6 +501,24 @@ func ExampleWithClock() {
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrTokenExpired))
 	// Output: true
+}
+
+func ExampleWithCancel() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx, dsqltest.WithCancel(false))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	time.AfterFunc(100*time.Millisecond, func() { conn.PgConn().CancelRequest(ctx) })
+	_, err = conn.Exec(ctx, "select pg_sleep(0.5)")
+	fmt.Println(err)
+	// Output: <nil>
 }
 
 func ExampleWithClusterID() {

@@ -98,6 +98,7 @@ var (
 	RefuseRate        = Refusal{Code: "53400", Message: "Unable to accept connection, rate exceeded."}
 	RefuseConnections = Refusal{Code: "53300", Message: "Unable to accept connection, too many open connections."}
 	RefuseExpired     = Refusal{Code: "08006", Message: "unable to accept connection, access denied", Hint: "Signature expired"}
+	RefuseUnavailable = Refusal{Code: "XX000", Message: "server unavailable"}
 	RefuseAccess      = Refusal{Code: "08006", Message: "unable to accept connection, access denied"}
 )
 

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -110,6 +111,27 @@ func TestSession(t *testing.T) {
 			require.Equal(t, negotiation == "postgres", last.SSLRequest)
 			require.Equal(t, "1", queryString(t, conn, "select '1'"), "the session lives on")
 		}
+	})
+
+	t.Run("cancel in plain text", func(t *testing.T) {
+		conn, watcher := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(context.Background(), "select pg_sleep(31)")
+			ended <- err
+		}()
+		require.Eventually(t, func() bool {
+			return queryString(t, watcher, "select count(*)::text from pg_stat_activity where query = 'select pg_sleep(31)' and state = 'active'") == "1"
+		}, 10*time.Second, 10*time.Millisecond)
+		raw, err := net.Dial("tcp", s.Addr())
+		require.NoError(t, err)
+		defer raw.Close()
+		request, err := (&pgproto3.CancelRequest{ProcessID: conn.PgConn().PID(), SecretKey: conn.PgConn().SecretKey()}).Encode(nil)
+		require.NoError(t, err)
+		_, err = raw.Write(request)
+		require.NoError(t, err)
+		require.ErrorContains(t, <-ended, "57014")
+		require.Equal(t, "ok", lastAttempt(t, s).Outcome)
 	})
 
 	t.Run("cancel with the wrong key", func(t *testing.T) {
