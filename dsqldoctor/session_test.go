@@ -76,6 +76,7 @@ func TestDiagnoseRefusalDetails(t *testing.T) {
 			pgproto3.ErrorResponse{Code: "08006", Message: accessDenied},
 			dsqldoctor.VerdictAccess, []string{"InvalidClientTokenId, the key was rotated", `"Action": "dsql:DbConnect"`, "aws dsql get-cluster-policy", "AWS IAM GRANT"},
 		},
+		"unavailable":   {pgproto3.ErrorResponse{Code: "XX000", Message: "server unavailable"}, dsqldoctor.VerdictUnavailable, []string{"Try again", "Session Id: 0123abcd"}},
 		"another error": {pgproto3.ErrorResponse{Code: "58000", Message: "out of luck"}, dsqldoctor.VerdictRefused, []string{"Session Id: 0123abcd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
