@@ -232,6 +232,10 @@ func (p *parser) alter(ts tokens) (rewritten string, refusal *pgproto3.ErrorResp
 		if refusal != nil {
 			return "", refusal
 		}
+		if i := ts.find("trigger"); ts.is(i-1, "enable", "disable") && ts.is(i+1, "all") {
+			// In PostgreSQL, ALL has the triggers of foreign keys in it and is the superuser's.
+			return p.sql[p.start:ts[i+1].start] + "USER" + p.sql[ts[i+1].end:p.end], nil
+		}
 		return p.withoutStorage(added)
 	}
 	return "", alterObject(ts)

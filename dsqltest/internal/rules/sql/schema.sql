@@ -127,7 +127,7 @@ BEGIN
 			JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attname = v.key LOOP
 		size := coalesce(octet_length(value.value), 0);
 		IF value.atttypid = 'bytea'::regtype THEN
-			size := size / 2; -- \x and two digits a byte
+			size := greatest(0, size - 2) / 2; -- \x and two digits a byte
 		END IF;
 		IF size > 1048576 THEN
 			CALL sys.refuse('54000', format('datatype limit greater than 1048576 bytes not supported for %s', format_type(value.atttypid, NULL)));
