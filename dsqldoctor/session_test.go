@@ -176,6 +176,7 @@ func TestDiagnoseRefusals(t *testing.T) {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Params = map[string]string{"client_min_messages": "debug"} },
 			want:    dsqldoctor.VerdictConfig, remedy: "Config.Params",
 		},
+		"unavailable":   {arrange: refuse(dsqltest.RefuseUnavailable), want: dsqldoctor.VerdictUnavailable, remedy: "It has what they ask for: Session Id: "},
 		"anything else": {arrange: refuse(strange), want: dsqldoctor.VerdictRefused, remedy: "AWS Support"},
 	} {
 		t.Run(name, func(t *testing.T) {
