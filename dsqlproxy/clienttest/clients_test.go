@@ -89,6 +89,17 @@ func vpcURL() string {
 // startProxy runs "dsql proxy" until the test ends, and returns the environment of its clients.
 func startProxy(t *testing.T, args ...string) (env []string) {
 	t.Helper()
+	host, port, _ := startProxyProcess(t, args...)
+	// Nothing of DSQL: neither the name, nor a token, nor a certificate.
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "CONNECTS=" + fmt.Sprint(connects()),
+		"PGHOST=" + host, "PGPORT=" + port, "PGUSER=admin", "PGDATABASE=postgres",
+	}
+}
+
+// startProxyProcess returns where it listens.
+func startProxyProcess(t *testing.T, args ...string) (host, port string, process *os.Process) {
+	t.Helper()
 	cmd := exec.Command(binary, append([]string{"proxy", vpcURL(), "--listen", "127.0.0.1:0"}, args...)...)
 	cmd.Env = awsEnv()
 	var stderr bytes.Buffer
@@ -104,13 +115,9 @@ func startProxy(t *testing.T, args ...string) (env []string) {
 	ready, _ := bufio.NewReader(stdout).ReadString('\n')
 	address, _, ok := strings.Cut(strings.TrimPrefix(ready, "# ready: "), ";")
 	require.True(t, ok, "%q: %s", ready, &stderr)
-	host, port, err := net.SplitHostPort(address)
+	host, port, err = net.SplitHostPort(address)
 	require.NoError(t, err)
-	// Nothing of DSQL: neither the name, nor a token, nor a certificate.
-	return []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "CONNECTS=" + fmt.Sprint(connects()),
-		"PGHOST=" + host, "PGPORT=" + port, "PGUSER=admin", "PGDATABASE=postgres",
-	}
+	return host, port, cmd.Process
 }
 
 // connects is how often each client connects after its other checks.
