@@ -39,9 +39,10 @@ type connectLoop struct {
 	connector *connector
 	attempt   *login.Attempt
 	address   string // to dial
+	startup   []byte // pgx's startup message
 
 	backoff time.Duration
-	renewed bool          // the token was replaced after the server called it expired
+	renewed bool          // the token was replaced after a refusal; this happens once
 	refusal *connectError // the last refusal by the server, if any
 }
 
@@ -100,7 +101,10 @@ func (r *connectLoop) prepareRetry(failed *connectError) (wait time.Duration, ag
 		return 0, true
 	case failed.kind == refusal.TokenExpired && !r.renewed:
 		r.renewed = true
-		k.tokens.discard(failed.token)
+		k.tokens.discardExpired(failed.token)
+		return 0, true
+	case failed.kind == refusal.AccessDenied && !r.renewed && k.tokens.discardDenied(failed.token):
+		r.renewed = true
 		return 0, true
 	case failed.kind == refusal.RateExceeded && k.pacer != nil && !failed.paced && failed.phase == login.PhaseLogin:
 		return 0, true // the burst is used up; the pacer delays the next attempt
@@ -117,7 +121,7 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 	var token *Token
 	paced := false
 	fail := func(phase login.Phase, err error) (*login.Session, *connectError) {
-		e := newConnectError(phase, r.address, r.attempt.TLS.ServerName, err)
+		e := newConnectError(phase, r.address, r.attempt.TLS, err)
 		e.token, e.paced, e.ctxErr = token, paced, ctx.Err()
 		return nil, e
 	}
@@ -150,7 +154,7 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 	}
 	attemptCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	session, phase, err := r.attempt.Open(attemptCtx, opened, token.Reveal())
+	session, phase, err := r.attempt.Open(attemptCtx, opened, r.startup, token.Reveal())
 	if err == nil {
 		return session, nil
 	}

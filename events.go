@@ -55,7 +55,7 @@ func (o observer) retry(ctx context.Context, e RetryEvent) {
 	o.onRetry(e)
 }
 
-func (o observer) token(ctx context.Context, e TokenEvent) {
+func (o observer) logToken(ctx context.Context, e TokenEvent) {
 	switch {
 	case e.Err == nil:
 		o.log.DebugContext(ctx, "dsql: token signed", "expires", e.Expires, "took", e.Took, "background", e.Background)
@@ -64,5 +64,4 @@ func (o observer) token(ctx context.Context, e TokenEvent) {
 	default:
 		o.log.WarnContext(ctx, "dsql: signing a token failed", "took", e.Took, "error", e.Err)
 	}
-	o.onToken(e)
 }

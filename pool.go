@@ -38,7 +38,7 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := parsePgx(c.Params)
+	pool, err := parsePgx(c, k.endpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -59,26 +59,13 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		pool.PingTimeout = pingTimeout
 	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		session, ok := p.Conn.PgConn().Conn().(*login.Session)
-		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(session.Opened) > pingAfterIdle)
+		conn, ok := p.Conn.PgConn().Conn().(*login.Conn)
+		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(conn.Opened()) > pingAfterIdle)
 	}
 
 	cc := pool.ConnConfig
-	if cc.Host, cc.Port, err = splitAddress("Host", k.endpoint.DialAddress); err != nil {
-		return nil, err
-	}
-	cc.User = c.user()
-	if cc.Database = c.Database; cc.Database == "" {
-		cc.Database = defaultDatabase
-	}
-	if c.ApplicationName != "" {
-		cc.RuntimeParams["application_name"] = c.ApplicationName
-	}
 	if cc.ConnectTimeout = c.ConnectTimeout; cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = defaultConnectTimeout
-	}
-	if cc.SSLNegotiation = c.SSLNegotiation; cc.SSLNegotiation == "" {
-		cc.SSLNegotiation = "direct"
 	}
 	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
 	cc.LookupFunc = skipLookup
@@ -92,7 +79,7 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 
 // NewPool returns a pool. Like pgxpool.NewWithConfig it does not wait for a connection, so problems
 // with the network or the login show at the first use. tune may change the configuration first; an
-// AfterNetConnect set there gets a connection that is logged in already.
+// AfterNetConnect set there gets a connection that logs in when pgx uses it.
 //
 // pgxpool connects in the background, until ConnectTimeout. A caller whose context ends earlier gets
 // only that context's error. To see the reason as well, set ConnectTimeout below the deadlines of

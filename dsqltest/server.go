@@ -17,6 +17,7 @@ import (
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
 	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
@@ -41,7 +42,6 @@ type Server struct {
 	options
 	listener    net.Listener
 	postgres    *postgres.Server
-	jobs        *jobs.Runner
 	authority   *authority
 	tls         *tls.Config
 	credentials aws.Credentials
@@ -50,6 +50,8 @@ type Server struct {
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	close   func() error
+
+	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -62,7 +64,8 @@ type Server struct {
 	open       int        // connections that admit let in
 	refusals   []Refusal  // due to the next logins
 
-	versions     map[string]int // raised by schema changes, in what Schema made and, as "", in all else
+	namespaces   map[string]*namespace // by the schemas that Schema made, and "" for all else
+	unavailable  int                   // statements that are to fail with XX000
 	transactions TransactionCounts
 	commitFaults func() CommitFault
 	scripted     []CommitFault // due to the next commits, before commitFaults
@@ -112,7 +115,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	postgres.PrepareSpare(rules.CatalogSQL)
+	postgres.PrepareSpare(catalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -137,10 +140,11 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 			SecretAccessKey: rand.Text() + rand.Text()[:14],
 			Source:          "dsqltest",
 		},
-		conns:    make(map[net.Conn]struct{}),
-		sessions: make(map[uint32]*session),
-		keys:     make(map[string]key),
-		versions: make(map[string]int),
+		conns:        make(map[net.Conn]struct{}),
+		sessions:     make(map[uint32]*session),
+		keys:         make(map[string]key),
+		namespaces:   map[string]*namespace{"": newNamespace()},
+		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
 	}
@@ -152,6 +156,9 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	}
 	return s, nil
 }
+
+// catalogSQL makes what every cluster has.
+var catalogSQL = rules.CatalogSQL + relay.CatalogSQL
 
 func (s *Server) start(ctx context.Context) error {
 	var err error
@@ -170,11 +177,10 @@ func (s *Server) start(ctx context.Context) error {
 			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
-	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	config := postgres.Config{DataDir: s.dataDir, Catalog: catalogSQL, Setup: rules.RolesSQL(s.roles)}
 	if s.postgres, err = postgres.Start(ctx, config); err != nil {
 		return fmt.Errorf("dsqltest: %w", err)
 	}
-	s.jobs = jobs.NewRunner(s.postgres)
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
 	}

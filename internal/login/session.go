@@ -2,63 +2,77 @@ package login
 
 import (
 	"crypto/tls"
-	"errors"
-	"maps"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"sync/atomic"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Session is a connection that is logged in. For pgx it looks like one that is not yet: Write drops
-// the StartupMessage that pgx writes first, and Read first returns the server's answers to the
-// login.
+// maxSessionMessage is the largest message of a session. DSQL ends the connection at a larger one, and
+// does not say why.
+const maxSessionMessage = 10 << 20
+
+// Session is a connection that is logged in. Read returns the server's answers to the login first.
 type Session struct {
 	*tls.Conn
-	Opened time.Time // when the login ended
+	opened  time.Time
+	answers []byte
 
-	// Used by Write alone.
-	startup      pgproto3.StartupMessage // that the login sent
-	held         []byte                  // of pgx's StartupMessage
-	startupBytes int                     // length of pgx's StartupMessage; 0 once it was dropped
-
-	replay []byte // used by Read alone
-}
-
-func newSession(conn *tls.Conn, startup pgproto3.StartupMessage, startupBytes int, replay []byte) *Session {
-	return &Session{Conn: conn, Opened: time.Now(), startup: startup, startupBytes: startupBytes, replay: replay}
-}
-
-func (s *Session) Write(b []byte) (int, error) {
-	if s.startupBytes == 0 {
-		return s.Conn.Write(b)
-	}
-	n := min(len(b), s.startupBytes-len(s.held))
-	s.held = append(s.held, b[:n]...)
-	if len(s.held) < s.startupBytes {
-		return n, nil
-	}
-	// The login sent it before pgx wrote it. If pgx asks for something else, the session is not
-	// the one that pgx believes to have.
-	var wrote pgproto3.StartupMessage
-	err := wrote.Decode(s.held[4:])
-	if err != nil || wrote.ProtocolVersion != s.startup.ProtocolVersion || !maps.Equal(wrote.Parameters, s.startup.Parameters) {
-		return 0, errors.New("dsql: pgx's startup message differs from the one that the login sent; this version of pgx is not supported")
-	}
-	s.startupBytes, s.held, s.startup = 0, nil, pgproto3.StartupMessage{}
-	if n == len(b) {
-		return n, nil
-	}
-	m, err := s.Conn.Write(b[n:])
-	return n + m, err
+	// tooLarge is the size of a message that was written since the server sent something last, and is
+	// larger than maxSessionMessage; else 0.
+	tooLarge atomic.Int64
 }
 
 func (s *Session) Read(b []byte) (int, error) {
-	if len(s.replay) == 0 {
-		return s.Conn.Read(b)
+	if len(s.answers) > 0 {
+		n := copy(b, s.answers)
+		if s.answers = s.answers[n:]; len(s.answers) == 0 {
+			s.answers = nil
+		}
+		return n, nil
 	}
-	n := copy(b, s.replay)
-	if s.replay = s.replay[n:]; len(s.replay) == 0 {
-		s.replay = nil
+	n, err := s.Conn.Read(b)
+	if err != nil {
+		return n, s.explain(err)
 	}
+	s.tooLarge.Store(0)
 	return n, nil
+}
+
+func (s *Session) Write(b []byte) (int, error) {
+	if size := tooLargeMessage(b); size > 0 {
+		s.tooLarge.Store(int64(size))
+	}
+	n, err := s.Conn.Write(b)
+	if err != nil {
+		err = s.explain(err)
+	}
+	return n, err
+}
+
+// explain adds to the error of a connection that ended that a message was too large. errors.Is finds
+// the same errors as before, and io.ErrUnexpectedEOF, which pgx makes of io.EOF alone.
+func (s *Session) explain(err error) error {
+	size := s.tooLarge.Load()
+	if size == 0 {
+		return err
+	}
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return fmt.Errorf("%w, after a message of %.1f MiB; DSQL ends the connection at messages above 10 MiB: send less in one statement", err, float64(size)/(1<<20))
+}
+
+// tooLargeMessage returns the size of the first message in b that is above maxSessionMessage, or 0. b
+// begins with a message, since pgx writes whole ones.
+func tooLargeMessage(b []byte) int {
+	for len(b) > maxSessionMessage {
+		size := 1 + int(binary.BigEndian.Uint32(b[1:])) // the length does not count the type
+		if size > maxSessionMessage {
+			return size
+		}
+		b = b[min(size, len(b)):]
+	}
+	return 0
 }

@@ -1,0 +1,120 @@
+package relay
+
+import (
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// guard is around a statement that may turn out to conflict with another transaction. The client gets
+// nothing of such a statement before it is known to succeed: if it conflicts, it runs again.
+type guard struct {
+	tags     int                     // CommandCompletes of statements of ours that come first
+	before   int                     // pending responses to earlier messages
+	held     []byte                  // what the client gets if the statement succeeds
+	again    bool                    // this is the second run
+	conflict *pgproto3.ErrorResponse // why the statement has to run again
+}
+
+// A guarded statement begins at this savepoint.
+const (
+	savepoint        = "dsqltest_statement"
+	setSavepoint     = "SAVEPOINT " + savepoint
+	releaseSavepoint = "RELEASE SAVEPOINT " + savepoint
+)
+
+// guards reports whether a statement needs a guard: it may meet rows of another transaction, and its
+// own transaction goes on afterwards. In autocommit the statement itself fails.
+func (r *requests) guards(st *rules.Statement) bool {
+	return r.transaction.Explicit && !r.transaction.Failed && st.Refusal == nil && (st.Kind == rules.Write || st.Locks)
+}
+
+// disarm takes the guard away and reports whether the statement has to run again.
+func (r *requests) disarm() (again bool) {
+	r.update(func() {
+		if r.guard != nil && r.guard.conflict != nil {
+			again, r.failed = true, false
+		}
+		r.guard = nil
+	})
+	return again
+}
+
+// runGuarded runs a statement of a simple query with a guard.
+func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
+	prefix, tags := setSavepoint+"; ", 1
+	if r.savepoint {
+		prefix, tags = releaseSavepoint+"; "+prefix, 2
+	}
+	r.savepoint = true
+	e.offset = st.Start - len(prefix)
+	r.update(func() { r.guard = &guard{tags: tags} })
+	if err := r.ask(prefix+r.text(st), e); err != nil || !r.disarm() {
+		return err
+	}
+	copied, err := r.copyTables(st)
+	if err != nil {
+		return err
+	}
+	if !copied {
+		return r.ask(invalidSQL, rewrite{replacement: rules.ErrConflict})
+	}
+	e.offset = st.Start
+	r.update(func() { r.guard = &guard{again: true} })
+	err = r.ask(r.text(st), e)
+	r.disarm()
+	return err
+}
+
+// executeGuarded handles the Execute of a statement that has a guard.
+func (r *requests) executeGuarded(p *portal, execute []byte) error {
+	p.guarded = false // what is left of it, after a row limit, cannot run again
+	if err := r.runExecute(execute, &guard{}); err != nil || !r.disarm() {
+		return err
+	}
+	// PostgreSQL reads nothing before a Sync.
+	if err := r.askMessage(syncMessage, rewrite{drop: true}); err != nil {
+		return err
+	}
+	copied, err := r.copyTables(p.statement.parsed)
+	if err != nil {
+		return err
+	}
+	if !copied {
+		return r.failSeries(rules.ErrConflict)
+	}
+	if p.statement.name == "" { // a simple query drops it
+		if err := r.sendOwn(p.statement.message); err != nil {
+			return err
+		}
+	}
+	if err := r.bind(p, true); err != nil {
+		return err
+	}
+	err = r.runExecute(execute, &guard{again: true})
+	r.disarm()
+	return err
+}
+
+// runExecute has PostgreSQL execute a portal, and waits for the end.
+func (r *requests) runExecute(execute []byte, g *guard) error {
+	r.update(func() {
+		g.before = len(r.pending)
+		r.guard = g
+		r.pending = append(r.pending, false)
+	})
+	if _, err := r.to.Write(execute); err != nil {
+		return err
+	}
+	if err := r.awaitResponses(); err != nil {
+		return err
+	}
+	var copying bool
+	r.update(func() { copying = r.copying })
+	if !copying {
+		return nil
+	}
+	if err := r.copyIn(); err != nil {
+		return err
+	}
+	return r.awaitResponses()
+}
