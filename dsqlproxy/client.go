@@ -40,7 +40,8 @@ const (
 //	                are checked; then a spare  a session -> relaying
 //	                or a login                 the cluster refuses, or ConnectTimeout: FATAL
 //	                                           the client hangs up: the login is given up
-//	relaying        bytes go both ways         the cluster ends it: its words reach the client; no words: FATAL 08006
+//	relaying        bytes go both ways         the cluster ends it: its words reach the client; no words: FATAL 08006,
+//	                                           or 08007 where a statement has not been answered
 //	                                           the client ends it: the session is closed, after the answers
 //	                                           that are due, or 10 s
 //	                                           drain -> draining
