@@ -186,6 +186,9 @@ func (c *client) connect() (*clusterSession, error) {
 	if d := c.startup.database; d != "" && d != s.database && !s.anyDatabase {
 		return nil, refuse("3D000", "set the database to "+s.database+", or start the proxy with --any-database", "the cluster has no database %q", d)
 	}
+	if namesCluster(c.startup.settings) {
+		return nil, refuse("0A000", "remove it from the client's options: the proxy knows the cluster", "the proxy takes no amzn-cluster-id")
+	}
 	var notices []pgproto3.NoticeResponse
 	settings := c.startup.settings
 	if s.compat {
