@@ -28,6 +28,11 @@ func (d *diagnosis) testTLS(ctx context.Context) {
 		d.tls[n].usual = waits[i]()
 		d.recordHandshake(n.stepName(), d.tls[n].usual)
 	}
+	for _, n := range negotiations {
+		if d.tls[n].usual.outcome == outcomeBadCertificate && !d.ownRoots {
+			d.noSystemRoots = systemHasNoRoots()
+		}
+	}
 	d.plaintext = waitPlaintext()
 	d.recordPlaintext()
 	d.testTLSVariants(ctx, negotiations)
