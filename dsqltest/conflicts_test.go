@@ -181,6 +181,30 @@ func TestConflicts(t *testing.T) {
 		})
 	}
 
+	t.Run("what cannot be carried on", func(t *testing.T) {
+		mustExec(t, setup, "create function touch() returns int language sql as 'update accounts set n = n + 1 where id = 1 returning n'")
+		mustExec(t, setup, `create table "a ""name""" (id int)`)
+		mustExec(t, setup, `insert into "a ""name""" values (1)`)
+		resetConflicts(t, setup)
+		for _, tt := range []struct{ first, second string }{
+			{addOne, "select touch()"},
+			{`update "a ""name""" set id = 2`, `update public."a ""name""" set id = 3`},
+		} {
+			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+				before := s.Transactions()
+				winner, loser := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+				mustExec(t, winner, "begin")
+				mustExec(t, loser, "begin")
+				require.NoError(t, runIn(winner, mode, tt.first))
+				failsWith(t, runIn(loser, mode, tt.second), conflict)
+				require.EqualValues(t, 'E', loser.PgConn().TxStatus())
+				mustExec(t, loser, "commit") // answers ROLLBACK
+				require.Equal(t, before.Conflicts+1, s.Transactions().Conflicts)
+				mustExec(t, winner, "rollback")
+			}
+		}
+	})
+
 	t.Run("readers do not conflict", func(t *testing.T) {
 		resetConflicts(t, setup)
 		writer, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
