@@ -28,7 +28,7 @@ test-full: setup ## run the tests with all their rounds
 	@set -e; for m in $(MODULES); do $(GO) test -C $$m $(RACE) -timeout 30m ./...; done
 
 setup: ## install what the tests need (Go itself excepted)
-	@scripts/setup cc clients
+	@scripts/setup cc
 
 format: ## fail on files that gofmt would change
 	@files=$$($(GOFMT) -l .) || exit 1; \

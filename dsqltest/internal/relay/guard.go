@@ -18,16 +18,43 @@ type guard struct {
 	conflict *pgproto3.ErrorResponse // why the statement has to run again
 }
 
-// A guarded statement begins at this savepoint.
+// A guarded statement begins at a savepoint: the first of a transaction at one of its own, to which
+// everything that the transaction has written can be rolled back.
 const (
-	savepoint        = "dsqltest_statement"
-	setSavepoint     = "SAVEPOINT " + savepoint
-	releaseSavepoint = "RELEASE SAVEPOINT " + savepoint
+	setTransactionSavepoint   = "SAVEPOINT dsqltest_transaction"
+	setStatementSavepoint     = "SAVEPOINT dsqltest_statement"
+	releaseStatementSavepoint = "RELEASE " + setStatementSavepoint
 )
 
+// savepoints says which there are.
+type savepoints uint8
+
+const (
+	noSavepoint savepoints = iota
+	firstStatement
+	furtherStatement
+)
+
+// nextSavepoint returns the statements that set the savepoint of the next guarded statement.
+func (r *requests) nextSavepoint() []string {
+	switch r.savepoints {
+	case noSavepoint:
+		r.savepoints = firstStatement
+		return []string{setTransactionSavepoint}
+	case firstStatement:
+		r.savepoints = furtherStatement
+		return []string{setStatementSavepoint}
+	}
+	return []string{releaseStatementSavepoint, setStatementSavepoint}
+}
+
 // guards reports whether a statement needs a guard: it may meet rows of another transaction, and its
-// own transaction goes on afterwards. In autocommit the statement itself fails.
-func (r *requests) guards(st *rules.Statement) bool {
+// own transaction goes on afterwards. In autocommit the statement itself fails, and on copies there are
+// no rows of others.
+func (r *requests) guards(st *rules.Statement) bool { return r.meetsOthers(st) && !r.hasLost() }
+
+// meetsOthers reports whether a statement of a transaction block writes or locks rows.
+func (r *requests) meetsOthers(st *rules.Statement) bool {
 	return r.transaction.Explicit && !r.transaction.Failed && st.Refusal == nil && (st.Kind == rules.Write || st.Locks)
 }
 
@@ -42,23 +69,31 @@ func (r *requests) disarm() (again bool) {
 	return again
 }
 
+// noteGuarded notes a statement whose tables have to be copied if the transaction loses later.
+func (r *requests) noteGuarded(st *rules.Statement) {
+	if n := len(r.guarded); n == 0 || r.guarded[n-1] != st {
+		r.guarded = append(r.guarded, st)
+	}
+}
+
 // runGuarded runs a statement of a simple query with a guard.
 func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
-	prefix, tags := setSavepoint+"; ", 1
-	if r.savepoint {
-		prefix, tags = releaseSavepoint+"; "+prefix, 2
-	}
-	r.savepoint = true
+	own := r.nextSavepoint()
+	prefix := strings.Join(own, "; ") + "; "
 	e.offset = st.Start - len(prefix)
-	r.update(func() { r.guard = &guard{tags: tags} })
-	if err := r.ask(prefix+r.text(st), e); err != nil || !r.disarm() {
+	r.update(func() { r.guard = &guard{tags: len(own)} })
+	if err := r.ask(prefix+st.ForPostgres(), e); err != nil {
 		return err
 	}
-	copied, err := r.copyTables(st)
+	if !r.disarm() {
+		r.noteGuarded(st)
+		return nil
+	}
+	ok, err := r.lose(st)
 	if err != nil {
 		return err
 	}
-	if !copied {
+	if !ok {
 		return r.ask(invalidSQL, rewrite{replacement: rules.ErrConflict})
 	}
 	e.offset = st.Start
@@ -66,6 +101,18 @@ func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
 	err = r.ask(r.text(st), e)
 	r.disarm()
 	return err
+}
+
+// runOnCopies runs a statement of a simple query in a transaction that has lost.
+func (r *requests) runOnCopies(st *rules.Statement, e rewrite) error {
+	ok, err := r.copyMore(st)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return r.ask(invalidSQL, rewrite{replacement: rules.ErrConflict})
+	}
+	return r.ask(r.text(st), e)
 }
 
 // executeGuarded handles the Execute of a statement that has a guard. A Sync that came with it is sent
@@ -80,19 +127,23 @@ func (r *requests) executeGuarded(p *portal, execute []byte) error {
 		}
 		defer r.closeSeries()
 	}
-	if err := r.runExecute(execute, sync, &guard{}); err != nil || !r.disarm() {
+	if err := r.runExecute(execute, sync, &guard{}); err != nil {
 		return err
+	}
+	if !r.disarm() {
+		r.noteGuarded(st)
+		return nil
 	}
 	if !sync { // PostgreSQL reads nothing before there is one
 		if err := r.askMessage(syncMessage, rewrite{drop: true}); err != nil {
 			return err
 		}
 	}
-	copied, err := r.copyTables(st)
+	ok, err := r.lose(st)
 	if err != nil {
 		return err
 	}
-	if !copied {
+	if !ok {
 		if err := r.failSeries(rules.ErrConflict); err != nil || !sync {
 			return err
 		}
