@@ -337,6 +337,33 @@ func TestAfterHavingLost(t *testing.T) {
 		})
 	}
 
+	t.Run("is in nobody's way", func(t *testing.T) {
+		for _, mode := range execModes {
+			resetConflicts(t, setup)
+			winner, loser, third := connectIn(t, s, mode), connectIn(t, s, mode), connectIn(t, s, mode)
+			mustExec(t, winner, "begin")
+			mustExec(t, winner, "update accounts set n = n + $1 where id = 1", 1)
+			mustExec(t, loser, "begin")
+			mustExec(t, loser, "insert into other (note) values ($1)", "before")
+			mustExec(t, loser, "update accounts set n = n + $1 where id = 2", 2)
+			mustExec(t, loser, "insert into entries values ($1, 2)", 7)
+			mustExec(t, loser, "update accounts set n = n + $1 where id = 1", 2)
+			require.Equal(t, "1:2 2:2", queryString(t, loser, "select string_agg(id || ':' || n, ' ' order by id) from accounts where id in (1, 2)"))
+			require.Equal(t, "before", queryString(t, loser, "select note from other"))
+			require.Equal(t, "2", queryString(t, loser, "select account::text from entries"))
+
+			mustExec(t, winner, "update accounts set n = n + $1 where id = 2", 1)
+			mustExec(t, loser, "update accounts set n = n + $1 where id = 3", 2)
+			mustExec(t, third, "update accounts set n = n + $1 where id = 3", 1) // in autocommit
+			mustExec(t, winner, "commit")
+			require.Equal(t, "1:2 2:2 3:2", queryString(t, loser, "select string_agg(id || ':' || n, ' ' order by id) from accounts where id in (1, 2, 3)"))
+			_, err := loser.Exec(t.Context(), "commit")
+			failsWith(t, err, conflict)
+			require.Equal(t, "1:1 2:1 3:1", queryString(t, loser, "select string_agg(id || ':' || n, ' ' order by id) from accounts where id in (1, 2, 3)"))
+			require.Equal(t, "0", queryString(t, loser, "select count(*)::text from other"))
+		}
+	})
+
 	t.Run("loses again elsewhere", func(t *testing.T) {
 		for _, mode := range execModes {
 			conn := lose(t, mode)
@@ -387,6 +414,7 @@ func TestAfterHavingLost(t *testing.T) {
 		mustExec(t, conn, "insert into accounts (id) select generate_series(10, 3005)") // and three others
 		_, err := conn.Exec(t.Context(), "insert into accounts (id) values (10000), (10001)")
 		failsWith(t, err, "54000: transaction row limit exceeded")
+		mustExec(t, conn, "rollback")
 	})
 
 	t.Run("rolled back", func(t *testing.T) {

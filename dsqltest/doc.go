@@ -37,7 +37,7 @@
 //
 // Isolation is REPEATABLE READ and cannot be changed. There are no savepoints,
 // and one transaction has one statement of DDL (GRANT and REVOKE are some), or DML of up
-// to 3,000 rows in all. Refusals have the service's SQLSTATE, and its words
+// to 3,000 rows and 10 MiB in all. Refusals have the service's SQLSTATE, and its words
 // where those are on record.
 //
 // A conflict ends as 40001 with OC000 in its message. At the service the loser
@@ -57,31 +57,31 @@
 // arrives or before its answer leaves, and [Server.Transactions] counts what
 // really happened.
 //
-// # Index jobs
+// # What DSQL does not have
 //
-// CREATE INDEX is refused without ASYNC, and with it returns a row with a job_id. When
-// its transaction is committed, the index is built in the background; the view sys.jobs
-// tells how far the job is, and CALL sys.wait_for_job('…') waits for it and returns
-// whether it succeeded. All this, and the columns and states of sys.jobs, are in the
-// AWS guide ("Asynchronous indexes", "System tables and commands"). That CALL, outside
-// of a transaction, is the only way to wait_for_job, and what is said of duplicate
-// keys, others have recorded from clusters. Guessed are the error for an unknown
-// job_id, and that CREATE INDEX ASYNC IF NOT EXISTS returns a job also when the index
-// is there.
+// Statements, clauses, types of columns, forms of ALTER TABLE and settings that DSQL lacks are refused,
+// in the service's words where these are recorded. Types, keys and limits are judged by the catalog
+// once a statement has run, so that domains, LIKE and functions do not get around them. docs/testing.md
+// lists what is recorded, what is a guess and what is missing.
 //
-// A unique index over duplicate keys ends as failed and stays, invalid, until it is
-// dropped. OC001 meets other sessions when an index is submitted, and again when it is
-// there. A build waits for the transactions that began before it, as CREATE INDEX
-// CONCURRENTLY does in PostgreSQL, so a reader that stays open holds it in processing.
-// At the service an index is there from the start, invalid; here from when its job is
-// processed. One job runs at a time; DROP INDEX does not cancel it, and sys.jobs keeps
-// all.
+// # Jobs
 //
-// What is not imitated: the limit of 10 MiB a transaction, conflicts that PostgreSQL
-// does not see as such, and refusals of PostgreSQL's features beyond the common ones. A
-// schema change can also meet clients as PostgreSQL has it, with "cached plan must not
-// change result type". The text of a single statement goes to PostgreSQL as it is, that
-// of several goes one by one.
+// CREATE INDEX is refused without ASYNC, and with it returns a row with a job_id. The index is there at
+// once, invalid, and the job makes it valid after 100 ms; a cluster takes seconds. ALTER TABLE ASYNC …
+// VALIDATE CONSTRAINT does the same for a constraint. The view sys.jobs tells how far a job is, and CALL
+// sys.wait_for_job('…') waits for it and returns whether it succeeded. All this, and the columns and
+// states of sys.jobs, are in the AWS guide ("Asynchronous indexes", "System tables and commands"). That
+// CALL, outside of a transaction, is the only way to wait_for_job, and what is said of duplicate keys,
+// others have recorded from clusters. Guessed are the errors for an unknown job_id, and that CREATE
+// INDEX ASYNC IF NOT EXISTS returns a job also when the index is there.
+//
+// A unique index over duplicate keys ends as failed and stays, invalid, until it is dropped. A job whose
+// table was dropped meanwhile ends as completed. OC001 meets other sessions when an index is submitted,
+// and again when it is valid. A job waits for nobody and holds up nobody; sys.jobs keeps all.
+//
+// A schema change can also meet clients as PostgreSQL has it, with "cached plan must not change result
+// type". The text of a single statement goes to PostgreSQL as it is, unless a rule rewrites it; that of
+// several goes one by one.
 //
 // The endpoint listens on loopback only. It is made for tests: its keys and
 // its PostgreSQL protect nothing of value.

@@ -397,7 +397,7 @@ func ExampleRefusal() {
 	fmt.Println(errors.Is(err, dsql.ErrAccessDenied))
 
 	for _, refusal := range []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseConnections,
-		dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
+		dsqltest.RefuseUnavailable, dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
 		fmt.Println(refusal.Code, refusal.Message)
 	}
 	// Output:
@@ -405,6 +405,7 @@ func ExampleRefusal() {
 	// 57P03 unable to accept connection, waking up cluster, please retry later
 	// 53400 Unable to accept connection, rate exceeded.
 	// 53300 Unable to accept connection, too many open connections.
+	// XX000 server unavailable
 	// 08006 unable to accept connection, access denied
 	// 08006 unable to accept connection, access denied
 }

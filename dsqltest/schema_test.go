@@ -139,7 +139,9 @@ func TestSizes(t *testing.T) {
 	s := New(t)
 	setup := connect(t, connConfig(t, s, adminRole))
 	mustExec(t, setup, "create table t (id int primary key, a text, b bytea, c text)")
-	mustExec(t, setup, "create table k (name text primary key, other text)")
+	mustExec(t, setup, "create table k (name varchar(64) primary key)")
+	mustExec(t, setup, "alter table k add column other text")
+	mustExec(t, setup, "create table long (name varchar(2000) unique)")
 	mustExec(t, setup, "insert into t values (0)")
 	for _, tt := range []struct{ within, beyond, want string }{
 		{"insert into t values (1, repeat('é', 524288))", "insert into t values (2, repeat('é', 524288) || 'x')",
@@ -148,7 +150,9 @@ func TestSizes(t *testing.T) {
 			"54000: datatype limit greater than 1048576 bytes not supported for bytea"},
 		{"insert into t values (3, repeat('a', 1000000), null, repeat('a', 1000000))",
 			"insert into t values (4, repeat('a', 1048576), '\\x01', repeat('c', 1048576))", "54000: maximum row size exceeded"},
-		{"insert into k values (repeat('a', 1024), repeat('b', 10000))", "insert into k values (repeat('a', 1025))", "54000: key size too large"},
+		{"insert into long values (repeat('a', 1024))", "insert into long values (repeat('a', 1025))", "54000: key size too large"},
+		{"insert into k values ('a', repeat('a', 1048576))", "insert into k values ('b', repeat('a', 1048577))",
+			"54000: datatype limit greater than 1048576 bytes not supported for text"},
 	} {
 		for _, mode := range modes {
 			conn := connectIn(t, s, mode)
@@ -158,6 +162,22 @@ func TestSizes(t *testing.T) {
 			failsWith(t, err, tt.want)
 			mustExec(t, conn, "rollback")
 		}
+	}
+}
+
+// Tables whose rows are small go unwatched.
+func TestWatchedTables(t *testing.T) {
+	s := New(t)
+	conn := connect(t, connConfig(t, s, adminRole))
+	for columns, want := range map[string]string{
+		"id int primary key, n bigint, u uuid, at timestamptz": "f",
+		"id int, code varchar(50)":                             "f",
+		"id int, code varchar(100)":                            "t",
+		"id int, note text":                                    "t",
+	} {
+		mustExec(t, conn, "create table t ("+columns+")")
+		require.Equal(t, want, queryString(t, conn, "select relhastriggers::text from pg_class where oid = 't'::regclass")[:1], columns)
+		mustExec(t, conn, "drop table t")
 	}
 }
 

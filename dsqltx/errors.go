@@ -29,9 +29,8 @@ var (
 		"close them, or read them to the end")
 )
 
-// errNotBegun means that the server ignored the BEGIN before a first statement.
-var errNotBegun = errors.New("BEGIN was sent together with the first statement, the server did not begin a transaction, " +
-	"and the statement may be applied; set Runner.SeparateBegin")
+// errNotBegun means that the server answered BEGIN, or the Runner's BeginQuery, without beginning.
+var errNotBegun = errors.New("dsqltx: the server did not begin a transaction; look at Runner.TxOptions.BeginQuery if it is set")
 
 // Reasons to stop that are not the context's.
 var (

@@ -149,7 +149,8 @@ func (f *firstBatch) close(err error) error {
 		t.tx, t.abortErr = nil, pgconn.ErrConnClosed
 	case t.conn.PgConn().TxStatus() != 'I':
 	case err == nil:
-		err = t.abortBegin(fmt.Errorf("%w: %w", ErrCommitUnknown, errNotBegun))
+		err = t.abortBegin(fmt.Errorf("%w: BEGIN was sent together with the first statement, which may be applied: %w; "+
+			"set Runner.SeparateBegin", ErrCommitUnknown, errNotBegun))
 	default:
 		_ = t.abortBegin(err)
 	}

@@ -67,6 +67,8 @@ func attemptTx(ctx context.Context, tx *lazyTx, fn func(ctx context.Context, tx 
 	switch {
 	case tx.ended && closed:
 		return failed, unknownError(errors.Join(errEndedBySQL, err))
+	case errors.Is(err, errEndedBySQL):
+		return failed, err
 	case tx.ended || tx.isOut():
 		return failed, errors.Join(errEndedBySQL, err)
 	case err != nil:

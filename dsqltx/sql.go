@@ -35,17 +35,18 @@ func (r Runner) RunSQL(ctx context.Context, db *sql.DB, fn func(ctx context.Cont
 			return classifyBegin(err), err
 		}
 		defer conn.Close()
-		tx, err := conn.BeginTx(ctx, options)
+		watched := &watchedContext{Context: ctx}
+		tx, err := conn.BeginTx(watched, options)
 		if err != nil {
 			return classifyBegin(err), err
 		}
-		return attemptSQLTx(ctx, conn, tx, l.turn, fn)
+		return attemptSQLTx(watched, conn, tx, l.turn, fn)
 	}
 	return l.run(ctx)
 }
 
-// attemptSQLTx runs fn in tx, and commits or rolls back.
-func attemptSQLTx(ctx context.Context, conn *sql.Conn, tx *sql.Tx, turn *turn, fn func(ctx context.Context, tx *sql.Tx) error) (outcome, error) {
+// attemptSQLTx runs fn in tx, which was begun with ctx, and commits or rolls back.
+func attemptSQLTx(ctx *watchedContext, conn *sql.Conn, tx *sql.Tx, turn *turn, fn func(ctx context.Context, tx *sql.Tx) error) (outcome, error) {
 	committing := false
 	defer func() {
 		if !committing { // fn failed, panicked, or ended its goroutine
@@ -64,14 +65,17 @@ func attemptSQLTx(ctx context.Context, conn *sql.Conn, tx *sql.Tx, turn *turn, f
 		return classifyFn(err, state.closed), err
 	case state.closed:
 		return connLost, pgconn.ErrConnClosed
+	case ctx.Err() != nil:
+		return failed, ctx.Err()
 	}
 	committing = true
 	turn.committing()
+	ctx.used.Store(false)
 	err = tx.Commit()
 	switch {
 	case err == sql.ErrTxDone && ctx.Err() == nil:
 		return failed, errSQLDone
-	case err == sql.ErrTxDone, err != nil && err == ctx.Err():
+	case err == sql.ErrTxDone, ctx.isUnused(err):
 		return failed, ctx.Err() // database/sql looked at ctx before it sent anything
 	case errors.Is(err, pgx.ErrTxCommitRollback):
 		return failed, fmt.Errorf("%w: %w", errHidden, err)
@@ -97,6 +101,9 @@ func (r Runner) ExecSQL(ctx context.Context, db *sql.DB, query string, args ...a
 			return classifyBegin(err), err
 		}
 		defer conn.Close()
+		if err := ctx.Err(); err != nil {
+			return failed, err
+		}
 		l.turn.committing()
 		result, err = conn.ExecContext(ctx, query, args...)
 		if neverSent(conn, err) {
@@ -138,21 +145,19 @@ type connState struct {
 }
 
 // sqlConnState looks at pgx's connection beneath conn after fn returned err.
-func sqlConnState(ctx context.Context, conn *sql.Conn, err error) connState {
-	var state connState
-	known := false
+func sqlConnState(ctx context.Context, conn *sql.Conn, err error) (state connState) {
 	// Inside of Raw, which locks: when a context ends, database/sql rolls back on another goroutine.
 	_ = conn.Raw(func(driverConn any) error {
 		if c, ok := findConn[interface{ Conn() *pgx.Conn }](driverConn); ok {
 			pgxConn := c.Conn()
-			known, state.closed = true, pgxConn.IsClosed()
+			state.closed = pgxConn.IsClosed()
 			state.idle = !state.closed && pgxConn.PgConn().TxStatus() == 'I'
+		} else if p, ok := driverConn.(driver.Pinger); ok && err != nil && isConnLost(err) {
+			// conn.PingContext would wait for the transaction to end.
+			state.closed = p.Ping(ctx) != nil
 		}
 		return nil
 	})
-	if !known && err != nil && isConnLost(err) {
-		state.closed = conn.PingContext(ctx) != nil
-	}
 	return state
 }
 

@@ -56,8 +56,8 @@ func execKey(ctx context.Context, db Execer, sql string, args []any) laneKey {
 // ctx on. It must not execute several statements, because the first ones would be applied again; use
 // Run. Reads are idempotent.
 //
-// When ctx ends while fn waits for a connection, the outcome is not unknown: Retry sees that nothing
-// used fn's ctx to send anything.
+// When ctx ends while fn waits for a free connection, the outcome is not unknown. While a *pgxpool.Pool
+// opens one, it is, because Retry cannot tell that from sending; Exec can.
 func (r Runner) Retry(ctx context.Context, fn func(ctx context.Context) error) error {
 	if err := r.validate(); err != nil {
 		return err
@@ -71,11 +71,10 @@ func (r Runner) retryStatement(ctx context.Context, readOnly bool, fn func(ctx c
 		if err := l.turn.take(ctx, 0); err != nil {
 			return failed, err
 		}
-		watched, stop := watchContext(ctx)
-		defer stop()
+		watched := &watchedContext{Context: ctx}
 		err := fn(watched)
 		var connect *pgconn.ConnectError
-		if errors.As(err, &connect) || err != nil && err == ctx.Err() && !watched.used.Load() {
+		if errors.As(err, &connect) || watched.isUnused(err) {
 			return failed, err
 		}
 		return classifyStatement(err), err
@@ -85,25 +84,20 @@ func (r Runner) retryStatement(ctx context.Context, readOnly bool, fn func(ctx c
 
 // watchedContext notices whether another context is made from it, or a func is set for its end: pgx
 // does one of these before it sends anything, and database/sql does for the rows of a query. What
-// only waits for a connection does not, and returns the context's error as it is.
+// only waits for a free connection does not.
 type watchedContext struct {
 	context.Context
-	done chan struct{}
 	used atomic.Bool
 }
 
-// watchContext returns ctx, watched. stop ends that.
-func watchContext(ctx context.Context) (w *watchedContext, stop func() bool) {
-	w = &watchedContext{Context: ctx, done: make(chan struct{})}
-	return w, context.AfterFunc(ctx, func() { close(w.done) })
+// Value is what package context calls to make another context from this one.
+func (w *watchedContext) Value(key any) any {
+	w.used.Store(true)
+	return w.Context.Value(key)
 }
 
-// Done is not the channel of the context beneath, or package context would go by that one.
-func (w *watchedContext) Done() <-chan struct{} { return w.done }
-
-// AfterFunc is what package context calls for contexts that are made from this one (see
-// context.AfterFunc).
-func (w *watchedContext) AfterFunc(f func()) (stop func() bool) {
-	w.used.Store(true)
-	return context.AfterFunc(w.Context, f)
+// isUnused tells whether err is the context's, and nothing was sent with the context. The error alone
+// does not tell: pgx returns context.Canceled as it is also for what was sent.
+func (w *watchedContext) isUnused(err error) bool {
+	return err != nil && err == w.Err() && !w.used.Load()
 }

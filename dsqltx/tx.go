@@ -108,7 +108,9 @@ func (t *lazyTx) begin(ctx context.Context, sql string, args []any, pipeline boo
 		if err != nil {
 			return nil, t.abortBegin(err)
 		}
-		t.tx = tx
+		if t.tx = tx; t.isOut() {
+			return nil, t.abortBegin(errNotBegun)
+		}
 	}
 	return nil, t.check(sql)
 }

@@ -26,10 +26,11 @@ type Server struct {
 	roundTrip atomic.Int64 // nanoseconds
 	jitter    atomic.Int64 // nanoseconds
 	conflicts atomic.Int64
-	sessions  sync.WaitGroup
 
 	mu     sync.Mutex // guards what follows
+	ended  *sync.Cond // when a session has
 	faults func(Event) Fault
+	conns  map[*conn]bool // the server's ends of the open connections
 }
 
 // Event is a message of a client, before it is handled.
@@ -61,7 +62,8 @@ const (
 
 // New returns a server with counters 0 to rows-1, which are 0.
 func New(rows int) *Server {
-	s := &Server{table: &table{rows: map[int64][]version{}}}
+	s := &Server{table: &table{rows: map[int64][]version{}}, conns: map[*conn]bool{}}
+	s.ended = sync.NewCond(&s.mu)
 	for id := range rows {
 		s.table.rows[int64(id)] = []version{{0, 0}}
 	}
@@ -128,9 +130,33 @@ func (s *Server) ConnConfig() *pgx.ConnConfig {
 func (s *Server) Dial(context.Context, string, string) (net.Conn, error) {
 	client, server := newConns(s.delay)
 	session := &session{server: s, conn: server, backend: pgproto3.NewBackend(server, server), prepared: map[string]*statement{}}
-	s.sessions.Go(session.serve)
+	s.mu.Lock()
+	s.conns[server] = true
+	s.mu.Unlock()
+	go func() {
+		session.serve()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.conns, server)
+		s.ended.Broadcast()
+	}()
 	return client, nil
 }
 
+// Reset ends all connections, as a server that fails does.
+func (s *Server) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		c.reset()
+	}
+}
+
 // Wait returns when all connections have ended.
-func (s *Server) Wait() { s.sessions.Wait() }
+func (s *Server) Wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(s.conns) > 0 {
+		s.ended.Wait()
+	}
+}

@@ -1,18 +1,9 @@
 -- An empty line ends a statement where a template is made, so there is none in a function.
 
--- Copies of tables in the temporary schema, for a transaction that has lost a conflict: of the tables
--- and views among names, and of all that foreign keys and views link with them. A temporary table comes
--- before others of the same name, except where the schema is named. Returns what was copied.
-CREATE OR REPLACE FUNCTION sys.copy_tables(names text[]) RETURNS TABLE (schema_name text, table_name text)
-LANGUAGE plpgsql SECURITY DEFINER AS $$
-DECLARE
-	originals oid[];
-	original record;
-	item record;
-	foreign_keys text[] := '{}';
-	view_definitions text[];
-	statement text;
-BEGIN
+-- The tables and views that have to be copied with those among names: what foreign keys and views link
+-- with them, as far as there is no copy yet.
+CREATE OR REPLACE FUNCTION sys.tables_to_copy(names text[]) RETURNS TABLE (id oid, schema text, name text, kind "char")
+LANGUAGE sql STABLE AS $$
 	WITH RECURSIVE linked(id) AS (
 		SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE c.relname = ANY (names) AND c.relkind IN ('r', 'v') AND c.relpersistence <> 't'
@@ -30,50 +21,85 @@ BEGIN
 				WHERE refclassid = 'pg_class'::regclass AND refobjid = id
 		) o
 	)
-	SELECT array_agg(id ORDER BY id) INTO originals FROM linked JOIN pg_class c ON c.oid = id
-		WHERE c.relkind IN ('r', 'v') AND to_regclass('pg_temp.' || quote_ident(c.relname)) IS NULL;
+	-- Of tables with the same name in several schemas, one can be in the temporary schema.
+	SELECT * FROM (
+		SELECT DISTINCT ON (relname) c.oid, nspname::text, relname::text, relkind FROM linked JOIN pg_class c ON c.oid = id
+			JOIN pg_namespace n ON n.oid = relnamespace
+			WHERE relkind IN ('r', 'v') AND to_regclass('pg_temp.' || quote_ident(relname)) IS NULL
+			ORDER BY relname, pg_table_is_visible(c.oid) DESC, c.oid
+	) t ORDER BY 1
+$$;
+
+CREATE OR REPLACE FUNCTION sys.columns_to_copy(original oid) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+		FROM pg_attribute WHERE attrelid = original AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+$$;
+
+-- What a rollback to a savepoint does not undo is in a file.
+CREATE OR REPLACE FUNCTION sys.copy_file(original oid) RETURNS text LANGUAGE sql STABLE AS $$
+	SELECT format('%s/pg_stat_tmp/dsqltest_%s_%s', current_setting('data_directory'), pg_backend_pid(), original)
+$$;
+
+CREATE OR REPLACE PROCEDURE sys.save_tables(names text[]) LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+	original record;
+BEGIN
+	FOR original IN SELECT * FROM sys.tables_to_copy(names) WHERE kind = 'r' AND sys.columns_to_copy(id) IS NOT NULL LOOP
+		EXECUTE format('COPY (SELECT %s FROM %I.%I) TO %L (FORMAT binary)', sys.columns_to_copy(original.id), original.schema, original.name,
+			sys.copy_file(original.id));
+	END LOOP;
+END $$;
+
+-- Makes copies in the temporary schema, with the rows that the transaction sees or, if they are saved,
+-- those that it saw then. A temporary table comes before others of the same name, except where the
+-- schema is named. Returns what was copied.
+CREATE OR REPLACE FUNCTION sys.copy_tables(names text[], saved boolean) RETURNS TABLE (schema_name text, table_name text)
+LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+	originals oid[];
+	original record;
+	definitions text[];
+	statement text;
+BEGIN
+	originals := ARRAY(SELECT id FROM sys.tables_to_copy(names));
 	-- While names still mean the originals.
-	SELECT coalesce(array_agg(format('ALTER TABLE pg_temp.%I ADD CONSTRAINT %I %s NOT VALID', child.relname, conname,
-			regexp_replace(replace(pg_get_constraintdef(k.oid), ' NOT VALID', ''), ' REFERENCES .*?\(', format(' REFERENCES pg_temp.%I(', parent.relname)))), '{}')
-		INTO foreign_keys
-		FROM pg_constraint k JOIN pg_class child ON child.oid = conrelid JOIN pg_class parent ON parent.oid = confrelid
-		WHERE contype = 'f' AND conrelid = ANY (originals);
-	SELECT array_agg(format('CREATE TEMPORARY VIEW %I AS %s', relname, pg_get_viewdef(c.oid)) ORDER BY c.oid) INTO view_definitions
-		FROM pg_class c WHERE c.oid = ANY (originals) AND relkind = 'v';
-	FOR original IN SELECT c.oid AS id, relname AS name, nspname AS schema FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-			WHERE c.oid = ANY (originals) AND relkind = 'r' ORDER BY c.oid LOOP
-		CONTINUE WHEN to_regclass(format('pg_temp.%I', original.name)) IS NOT NULL; -- of another schema
-		CALL sys.copy_table(original.id, original.schema, original.name);
+	definitions := ARRAY(
+		SELECT format('ALTER TABLE pg_temp.%I ADD CONSTRAINT %I %s NOT VALID', child.relname, conname, regexp_replace(
+				replace(pg_get_constraintdef(k.oid), ' NOT VALID', ''), ' REFERENCES .*?\(', format(' REFERENCES pg_temp.%I(', parent.relname)))
+			FROM pg_constraint k JOIN pg_class child ON child.oid = conrelid JOIN pg_class parent ON parent.oid = confrelid
+			WHERE contype = 'f' AND conrelid = ANY (originals)
+	) || ARRAY(
+		SELECT format('CREATE TEMPORARY VIEW %I AS %s', relname, pg_get_viewdef(c.oid))
+			FROM pg_class c WHERE c.oid = ANY (originals) AND relkind = 'v' ORDER BY c.oid
+	);
+	FOR original IN SELECT * FROM sys.tables_to_copy(names) LOOP
+		IF original.kind = 'r' THEN
+			CALL sys.copy_table(original.id, original.schema, original.name, saved);
+		END IF;
 		schema_name := original.schema;
 		table_name := original.name;
 		RETURN NEXT;
 	END LOOP;
-	FOREACH statement IN ARRAY foreign_keys LOOP
+	FOREACH statement IN ARRAY definitions LOOP
 		EXECUTE statement;
 	END LOOP;
-	FOREACH statement IN ARRAY coalesce(view_definitions, '{}') LOOP
-		EXECUTE statement;
-	END LOOP;
-	FOR original IN SELECT c.oid AS id, relname AS name, nspname AS schema, relkind AS kind FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-			WHERE c.oid = ANY (originals) LOOP
+	FOR original IN SELECT oid AS id, relname AS name FROM pg_class WHERE oid = ANY (originals) LOOP
 		CALL sys.copy_privileges(original.id, to_regclass(format('pg_temp.%I', original.name)));
-		IF original.kind = 'v' THEN
-			schema_name := original.schema;
-			table_name := original.name;
-			RETURN NEXT;
-		END IF;
 	END LOOP;
 END $$;
 
-CREATE OR REPLACE PROCEDURE sys.copy_table(original oid, schema text, name text) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE PROCEDURE sys.copy_table(original oid, schema text, name text, saved boolean) LANGUAGE plpgsql AS $$
 DECLARE
-	columns text;
+	columns text := sys.columns_to_copy(original);
 	item record;
 BEGIN
 	EXECUTE format('CREATE TEMPORARY TABLE %I (LIKE %I.%I INCLUDING ALL EXCLUDING INDEXES) ON COMMIT DROP', name, schema, name);
-	SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) INTO columns
-		FROM pg_attribute WHERE attrelid = original AND attnum > 0 AND NOT attisdropped AND attgenerated = '';
-	IF columns IS NOT NULL THEN
+	IF columns IS NULL THEN
+		NULL;
+	ELSIF saved THEN
+		EXECUTE format('COPY pg_temp.%I (%s) FROM %L (FORMAT binary)', name, columns, sys.copy_file(original));
+		EXECUTE format('COPY (SELECT WHERE false) TO %L', sys.copy_file(original)); -- it takes no more room
+	ELSE
 		EXECUTE format('INSERT INTO pg_temp.%I (%s) OVERRIDING SYSTEM VALUE SELECT %s FROM %I.%I', name, columns, columns, schema, name);
 	END IF;
 	-- With the names of the original, which ON CONFLICT and errors have.

@@ -36,7 +36,7 @@ type exchange struct {
 
 	open    bool // a series of extended-query messages has begun and had no Sync
 	working bool // a request is being handled
-	seized  bool // Displace uses the backend, and requests wait
+	seized  bool // Displace is at work, and no further series begins
 
 	pending      []bool // responses to extended-query messages: true if the message was ours
 	pendingReady int    // ReadyForQuery messages

@@ -73,30 +73,44 @@ func (r *requests) bindPortal(size int) error {
 			return err
 		}
 	}
-	if !p.guarded && len(r.copies) == 0 {
+	if !p.guarded && !r.hasLost() {
 		r.expect(false)
 		return r.forward(size)
 	}
 	if p.bind, err = r.read(size); err != nil {
 		return err
 	}
-	if p.guarded {
-		if err := r.sendSavepoint(); err != nil {
+	if !p.guarded {
+		return r.bindToCopies(p)
+	}
+	for _, sql := range r.nextSavepoint() {
+		if err := r.inject(sql); err != nil {
 			return err
 		}
 	}
 	return r.bind(p, false)
 }
 
-// sendSavepoint sets the savepoint of a guarded statement.
-func (r *requests) sendSavepoint() error {
-	if r.savepoint {
-		if err := r.inject(releaseSavepoint); err != nil {
+// bindToCopies binds a portal in a transaction that has lost.
+func (r *requests) bindToCopies(p *portal) error {
+	if r.meetsOthers(p.statement.parsed) {
+		if err := r.awaitResponses(); err != nil || r.hasFailed() {
 			return err
 		}
+		ok, err := r.copyMore(p.statement.parsed)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return r.failSeries(rules.ErrConflict)
+		}
+		if p.statement.name == "" { // a simple query drops it
+			if err := r.sendOwn(p.statement.message); err != nil {
+				return err
+			}
+		}
 	}
-	r.savepoint = true
-	return r.inject(setSavepoint)
+	return r.bind(p, false)
 }
 
 // bind gives PostgreSQL the Bind message of a portal. Where the statement names a copied table with

@@ -83,14 +83,17 @@ func (r *Relay) Displace(running bool, cancel func()) {
 		return
 	}
 	if !idle {
-		x.interrupted = running
-		x.mu.Unlock()
 		if running {
+			x.interrupted, x.seized = true, true // so that no later statement is hit
+			x.mu.Unlock()
 			cancel()
+			x.release()
+			return
 		}
+		x.mu.Unlock()
 		return
 	}
-	x.seized = true // begin waits
+	x.seized = true
 	x.rewrite = rewrite{drop: true}
 	x.pendingReady++
 	x.mu.Unlock()
@@ -99,8 +102,14 @@ func (r *Relay) Displace(running bool, cancel func()) {
 	if _, err := r.backend.Write(query); err == nil {
 		x.wait(func() bool { return x.pendingReady == 0 })
 	}
+	x.update(func() { x.verdict, x.displaced = rules.ErrSchemaConflict, true })
+	x.release()
+}
+
+// release lets requests go on that have waited for Displace.
+func (x *exchange) release() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.verdict, x.displaced, x.seized = rules.ErrSchemaConflict, true, false
+	x.seized = false
 	x.changed.Broadcast()
 }

@@ -20,9 +20,11 @@ type requests struct {
 
 	transaction  rules.Transaction
 	schemaChange *rules.Statement // of the transaction, or nil
-	savepoint    bool             // there is one
+	savepoints   savepoints
+	guarded      []*rules.Statement // that the transaction has run with a guard
 	copies       map[rules.Table]bool
-	copyData     bytes.Buffer // what the client sent for the guarded statement that runs
+	copiedNames  map[string]bool // that no further copy has to be made for
+	copyData     bytes.Buffer    // what the client sent for the guarded statement that runs
 
 	statements map[string]*prepared // by name
 	portals    map[string]*portal
@@ -37,6 +39,9 @@ func newRequests(x *exchange, s *stream) *requests {
 		statements: make(map[string]*prepared),
 		portals:    make(map[string]*portal),
 		injected:   make(map[string]string),
+
+		copies:      make(map[rules.Table]bool),
+		copiedNames: make(map[string]bool),
 	}
 }
 
@@ -140,7 +145,13 @@ func (r *requests) closeSeries() { r.update(func() { r.open = false }) }
 // endTransaction forgets what holds for one transaction only.
 func (r *requests) endTransaction() {
 	r.transaction, r.schemaChange = rules.Transaction{}, nil
-	r.savepoint, r.copies = false, nil
+	r.forgetCopies()
+}
+
+func (r *requests) forgetCopies() {
+	r.savepoints, r.guarded = noSavepoint, nil
+	clear(r.copies)
+	clear(r.copiedNames)
 }
 
 // refuse returns the error that a statement meets, or nil.
@@ -177,7 +188,8 @@ func (r *requests) add(st *rules.Statement) {
 	r.transaction.Add(st, r.now())
 	switch st.Kind {
 	case rules.Commit, rules.Rollback:
-		r.schemaChange, r.savepoint, r.copies = nil, false, nil
+		r.schemaChange = nil
+		r.forgetCopies()
 		r.update(r.exchange.endTransaction)
 	case rules.DDL:
 		r.schemaChange = st

@@ -58,7 +58,7 @@ func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed b
 		}
 		t.Implicit = true
 	}
-	wait := e.withholdReady || t.Implicit || st.Kind == rules.DDL || r.guards(st)
+	wait := e.withholdReady || t.Implicit || st.Kind == rules.DDL || r.meetsOthers(st)
 	if !wait {
 		r.add(st)
 		return false, r.pass(query, e)
@@ -70,6 +70,8 @@ func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed b
 	switch {
 	case r.guards(st):
 		err = r.runGuarded(st, e)
+	case r.meetsOthers(st):
+		err = r.runOnCopies(st, e)
 	case st.Kind == rules.DDL && !t.Failed:
 		err = r.runSchemaChange(query, e)
 	default:

@@ -285,6 +285,7 @@ func TestRewritten(t *testing.T) {
 		"create table t (a text storage main, b int)": {"create table t (a text             , b int)", ""},
 		"create table storage (storage text)":         {"", ""},
 		"alter table t add a text":                    {"", ""},
+		"alter table t alter a set storage default":   {"alter table t alter a set storage EXTENDED", ""},
 		"alter table t enable trigger all":            {"alter table t enable trigger USER", ""},
 		"show search_path":                            {"", ""},
 	} {
