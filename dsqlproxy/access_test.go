@@ -83,7 +83,7 @@ func TestRoles(t *testing.T) {
 func TestOtherCluster(t *testing.T) {
 	address := serve(t, &dsqlproxy.Proxy{})
 	before := len(cluster.Attempts())
-	for _, options := range []string{"-c amzn-cluster-id=abcdefghijklmnopqrstuvwxyz", "--amzn_cluster_id=abcdefghijklmnopqrstuvwxyz", `-camzn-cluster-id=x`} {
+	for _, options := range []string{"-c amzn-cluster-id=abcdefghijklmnopqrstuvwxyz", "--amzn_cluster_id=abcdefghijklmnopqrstuvwxyz", `-camzn-cluster-id=x`, `-c amzn\\-cluster-id=x`} {
 		require.Equal(t, "0A000", refused(t, clientURL(address, "options='"+options+"'")).Code)
 	}
 	require.Len(t, cluster.Attempts(), before, "the cluster was asked")
