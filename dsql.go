@@ -167,5 +167,12 @@ func Connect(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*pgx
 	if err != nil {
 		return nil, err
 	}
-	return pgx.ConnectConfig(ctx, pool.ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := runAfterConnect(ctx, conn); err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
