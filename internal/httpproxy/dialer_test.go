@@ -100,9 +100,9 @@ func TestProxyFails(t *testing.T) {
 		"cannot connect":   {answer: "HTTP/1.1 502 Bad Gateway\r\n\r\n", status: 502, text: "502 Bad Gateway"},
 		"hangs up":         {is: io.ErrUnexpectedEOF, text: "answer to CONNECT"},
 		"is no proxy":      {answer: "220 smtp.example.com ESMTP\r\n", text: "malformed"},
-		"endless answer":   {answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", maxHead), is: io.ErrUnexpectedEOF},
+		"endless answer":   {answer: "HTTP/1.1 200 OK\r\n" + strings.Repeat("X: y\r\n", maxHead), text: "answer to CONNECT"},
 		"server speaks":    {answer: "HTTP/1.1 200 OK\r\n\r\nSSH-2.0-OpenSSH", text: "not a TLS server"},
-		"is no TLS server": {scheme: "https", answer: "HTTP/1.1 400 Bad Request\r\n\r\n", text: "HTTP response to HTTPS client"},
+		"is no TLS server": {scheme: "https", answer: "HTTP/1.1 400 Bad Request\r\n\r\n", text: "does not look like a TLS handshake"},
 		"SOCKS":            {scheme: "socks5", text: "use http or https"},
 	}
 	for name, c := range cases {
