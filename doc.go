@@ -40,10 +40,9 @@
 //
 // # Transactions
 //
-// DSQL takes no locks: a transaction learns at its end that it lost. [RunTx] and [RunSQLTx] run
-// it again then, and only then; when the connection is lost while committing they return
-// [ErrCommitUnknown] instead of guessing. [Exec] and [Retry] do the same for single
-// statements, and a [RowWriter] writes more rows than one transaction may.
+// DSQL takes no locks: a transaction learns at COMMIT that another one was first. Package dsqltx
+// runs it again then. It also retries single statements, writes more rows than one transaction may,
+// and waits for jobs.
 //
 // # Testing
 //

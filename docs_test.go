@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	pathpkg "path"
 	"path/filepath"
 	"regexp"
 	"runtime/debug"
@@ -77,7 +78,8 @@ var (
 		"os": "os", "sync": "sync", "atomic": "sync/atomic", "testing": "testing", "time": "time",
 		"aws": "github.com/aws/aws-sdk-go-v2/aws", "credentials": "github.com/aws/aws-sdk-go-v2/credentials",
 		"pgx": "github.com/jackc/pgx/v5", "pgconn": "github.com/jackc/pgx/v5/pgconn", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
-		"dsql": "github.com/dsqlgo/dsql", "dsqltest": "github.com/dsqlgo/dsql/dsqltest",
+		"dsql": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",
+		"dsqldoctor": "github.com/dsqlgo/dsql/dsqldoctor", "dsqltest": "github.com/dsqlgo/dsql/dsqltest",
 	}
 	excerptVariables = "ctx context.Context, t *testing.T, config dsql.Config, pool *pgxpool.Pool, conn *pgx.Conn, db *sql.DB, " +
 		"server *dsqltest.Server, rows [][]any, id, name string"
@@ -218,25 +220,107 @@ func raced() bool {
 	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
-var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+var (
+	link    = regexp.MustCompile(`\]\(([^)#:]*)(?:#([^):]*))?\)`)
+	heading = regexp.MustCompile(`(?m)^#+ (.*)$`)
+)
 
-// Links between pages and into the tree lead somewhere.
+// Links between pages and into the tree lead to a file, and to a heading of it if they name one.
 func TestPageLinks(t *testing.T) {
-	for _, page := range pages(t) {
+	for _, page := range append(pages(t), "CONTRIBUTING.md", "SECURITY.md") {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+			target := page
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(page), m[1])
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s: the link to %s leads nowhere", page, m[1])
+			} else if m[2] != "" && !slices.Contains(anchors(t, target), m[2]) {
+				t.Errorf("%s: %s has no heading for #%s", page, target, m[2])
 			}
 		}
 	}
 }
 
+// anchors returns the anchors that GitHub gives to the headings of a page.
+func anchors(t *testing.T, page string) []string {
+	text, err := os.ReadFile(page)
+	require.NoError(t, err)
+	var found []string
+	for _, m := range heading.FindAllStringSubmatch(string(text), -1) {
+		words := regexp.MustCompile(`[^\p{L}\p{N}_ -]`).ReplaceAllString(strings.ToLower(m[1]), "")
+		found = append(found, strings.ReplaceAll(words, " ", "-"))
+	}
+	return found
+}
+
+var (
+	testName = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*)(…?)`")
+	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w*)\(`)
+)
+
+// The tests that pages name exist. A name that ends in … stands for those that begin with it.
+func TestPageTests(t *testing.T) {
+	var tests []string
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range testFunc.FindAllSubmatch(text, -1) {
+			tests = append(tests, string(m[1]))
+		}
+		return err
+	})
+	require.NoError(t, err)
+	for _, page := range append(pages(t), "CONTRIBUTING.md") {
+		text, err := os.ReadFile(page)
+		require.NoError(t, err)
+		for _, m := range testName.FindAllStringSubmatch(string(text), -1) {
+			named := func(test string) bool {
+				return test == m[1] || m[2] != "" && strings.HasPrefix(test, m[1])
+			}
+			if !slices.ContainsFunc(tests, named) {
+				t.Errorf("%s names %s, and there is no such test", page, m[1]+m[2])
+			}
+		}
+	}
+}
+
+// dependabot.yml has an entry for every module.
+func TestDependabot(t *testing.T) {
+	config, err := os.ReadFile(filepath.Join(".github", "dependabot.yml"))
+	require.NoError(t, err)
+	ecosystems := map[string]string{"go.mod": "gomod", "package.json": "npm"}
+	found := 0
+	err = filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.Name() == "node_modules" {
+			return fs.SkipDir
+		}
+		if ecosystem := ecosystems[entry.Name()]; ecosystem != "" {
+			found++
+			directory := "/" + strings.TrimPrefix(filepath.ToSlash(filepath.Dir(path)), ".")
+			entry := fmt.Sprintf("package-ecosystem: %s\n    directory: %s\n", ecosystem, directory)
+			if !strings.Contains(string(config), entry) {
+				t.Errorf("dependabot.yml has no entry for %s; add:\n  - %s", path, entry)
+			}
+		}
+		return nil
+	})
+	require.NoError(t, err)
+	require.NotZero(t, found)
+}
+
 // All that the package pages show has an example: functions and types one of their own, a type maybe
 // for a method; methods, variables and one constant of each group are used in one at least.
 func TestExamples(t *testing.T) {
-	for dir, path := range map[string]string{".": "github.com/dsqlgo/dsql", "dsqltest": "github.com/dsqlgo/dsql/dsqltest"} {
+	for _, dir := range []string{".", "dsqltx", "dsqldoctor", "dsqltest"} {
+		path := pathpkg.Join("github.com/dsqlgo/dsql", dir)
 		p, used := readPackage(t, dir, path)
 		has := func(examples []*doc.Example, name string) {
 			if len(examples) == 0 {

@@ -42,10 +42,6 @@ var (
 
 	// ErrClusterWaking: an idle cluster is starting.
 	ErrClusterWaking = errors.New("dsql: cluster is waking up")
-
-	// ErrCommitUnknown: the connection was lost while committing, so the
-	// transaction may have been applied or not. Running it again may apply it twice.
-	ErrCommitUnknown = errors.New("dsql: outcome of the commit unknown")
 )
 
 // sentinels are what errors.Is finds for a refusal.

@@ -22,7 +22,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // TestLive checks, on the cluster that $DSQL_URL names and as the role that it names, what this
@@ -70,14 +72,14 @@ func live(t *testing.T, c dsql.Config) {
 	table := fmt.Sprintf("dsql_live_%x", rand.Uint64())
 	exec := func(sql string, args ...any) {
 		t.Helper()
-		_, err := dsql.Exec(ctx, pool, fmt.Sprintf(sql, table), args)
+		_, err := dsqltx.Exec(ctx, pool, fmt.Sprintf(sql, table), args...)
 		require.NoError(t, err)
 	}
 	exec("create table %s (id int primary key, n int not null)")
 	defer func() { // also when the time is up
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		_, err := dsql.Exec(ctx, pool, "drop table "+table, nil)
+		_, err := dsqltx.Exec(ctx, pool, "drop table "+table)
 		require.NoError(t, err)
 	}()
 	refused := func(t *testing.T, code string, err error) {
@@ -141,28 +143,29 @@ func live(t *testing.T, c dsql.Config) {
 		other.Database = "another"
 		_, err = dsql.Connect(ctx, other)
 		require.Error(t, err)
-		r := dsql.Diagnose(ctx, other)
-		require.Equal(t, dsql.VerdictConfig, r.Verdict, r)
+		r := dsqldoctor.Diagnose(ctx, other, nil)
+		require.Equal(t, dsqldoctor.VerdictConfig, r.Verdict, r)
 		require.Contains(t, r.String(), `Database is "another"`)
 	})
 
 	t.Run("transactions", func(t *testing.T) {
 		exec("insert into %s values (1, 0)")
-		require.NoError(t, dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+		require.NoError(t, dsqltx.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "update "+table+" set n = n + $1 where id = 1", 1)
 			require.EqualValues(t, 'T', tx.Conn().PgConn().TxStatus(), "BEGIN went out with the first statement")
 			return err
 		}))
 		undone := errors.New("undone")
-		require.Equal(t, undone, dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+		require.Equal(t, undone, dsqltx.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "update "+table+" set n = n + $1 where id = 1", 100)
 			require.NoError(t, err)
 			return undone
 		}))
 
 		// A conflict: another commits between this one's read and its write.
-		var attempts []dsql.AttemptEvent
-		require.NoError(t, dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+		var attempts []dsqltx.Attempt
+		runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) { attempts = append(attempts, a) }}
+		require.NoError(t, runner.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 			var n int
 			if err := tx.QueryRow(ctx, "select n from "+table+" where id = $1", 1).Scan(&n); err != nil {
 				return err
@@ -172,7 +175,7 @@ func live(t *testing.T, c dsql.Config) {
 			}
 			_, err := tx.Exec(ctx, "update "+table+" set n = n + 1 where id = $1", 1)
 			return err
-		}, dsql.OnAttempt(func(e dsql.AttemptEvent) { attempts = append(attempts, e) })))
+		}))
 		require.Equal(t, "OC000", attempts[0].Conflict)
 		var n int
 		require.NoError(t, pool.QueryRow(ctx, "select n from "+table+" where id = 1").Scan(&n))
@@ -181,13 +184,13 @@ func live(t *testing.T, c dsql.Config) {
 		db, err := dsql.OpenDB(ctx, c)
 		require.NoError(t, err)
 		defer db.Close()
-		require.NoError(t, dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error {
+		require.NoError(t, dsqltx.RunSQL(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
 			_, err := tx.ExecContext(ctx, "update "+table+" set n = n * $1 where id = 1", 2)
 			return err
 		}))
-		require.NoError(t, dsql.Retry(ctx, func(ctx context.Context) error {
+		require.NoError(t, dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 			return db.QueryRowContext(ctx, "select n from "+table+" where id = 1").Scan(&n)
-		}, dsql.Idempotent()))
+		}))
 		require.Equal(t, 24, n)
 	})
 
@@ -200,14 +203,15 @@ func live(t *testing.T, c dsql.Config) {
 			_, err := pgx.CollectRows(rows, pgx.RowToMap)
 			return err
 		}
-		require.NoError(t, dsql.Retry(ctx, read))
+		require.NoError(t, dsqltx.Retry(ctx, read))
 		exec("alter table %s add column added int")
 		var met []string
-		require.NoError(t, dsql.Retry(ctx, read, dsql.OnAttempt(func(e dsql.AttemptEvent) {
+		runner := dsqltx.Runner{OnAttempt: func(e dsqltx.Attempt) {
 			if e.Again {
 				met = append(met, e.Conflict)
 			}
-		})))
+		}}
+		require.NoError(t, runner.Retry(ctx, read))
 		// That a read meets OC001 is on record; that it must, is not.
 		for _, conflict := range met {
 			require.Equal(t, "OC001", conflict)
@@ -238,7 +242,7 @@ func live(t *testing.T, c dsql.Config) {
 			rows[i] = []any{1000 + i, i}
 		}
 		for _, insert := range []bool{false, true} {
-			w := dsql.RowWriter{Table: pgx.Identifier{table}, Columns: []string{"id", "n"}, Insert: insert}
+			w := dsqltx.Writer{Table: pgx.Identifier{table}, Columns: []string{"id", "n"}, Insert: insert}
 			_, err := w.Write(ctx, pool, rows)
 			require.NoError(t, err)
 			for i := range rows {
@@ -246,25 +250,25 @@ func live(t *testing.T, c dsql.Config) {
 			}
 		}
 		var n int
-		require.NoError(t, dsql.Retry(ctx, func(ctx context.Context) error {
+		require.NoError(t, dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 			return pool.QueryRow(ctx, "select count(*) from "+table+" where id >= 1000").Scan(&n)
-		}, dsql.Idempotent()))
+		}))
 		require.Equal(t, 8000, n)
 	})
 
 	t.Run("jobs", func(t *testing.T) {
 		var id string
-		require.NoError(t, dsql.Retry(ctx, func(ctx context.Context) error {
+		require.NoError(t, dsqltx.Retry(ctx, func(ctx context.Context) error {
 			return pool.QueryRow(ctx, "create index async on "+table+" (n)").Scan(&id)
 		}))
 		seen := map[string]bool{}
-		require.NoError(t, dsql.WaitForJob(ctx, pool, id, func(job dsql.Job) { seen[job.Status] = true }))
+		require.NoError(t, dsqltx.WaitForJob(ctx, pool, id, func(job dsqltx.Job) { seen[job.Status] = true }))
 		require.Contains(t, slices.Collect(maps.Keys(seen)), "completed")
 	})
 
 	t.Run("diagnosis", func(t *testing.T) {
-		r := dsql.Diagnose(ctx, c)
-		require.Equal(t, dsql.VerdictOK, r.Verdict, r)
+		r := dsqldoctor.Diagnose(ctx, c, nil)
+		require.Equal(t, dsqldoctor.VerdictOK, r.Verdict, r)
 		t.Log(r)
 	})
 

@@ -27,6 +27,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // The flags of "make soak".
@@ -274,7 +275,7 @@ func (s *soak) work(ctx context.Context, worker int) {
 		share int
 		run   func(ctx context.Context, random *rand.Rand, id string) ([]string, error)
 	}{
-		{"RunTx", 8, s.runTx}, {"RunSQLTx", 8, s.runSQLTx}, {"Exec", 3, s.exec}, {"RowWriter", 1, s.writeRows},
+		{"Run", 8, s.runTx}, {"RunSQL", 8, s.runSQL}, {"Exec", 3, s.exec}, {"Writer", 1, s.writeRows},
 		{"transfer", 4, s.transfer}, {"read", 2, s.read}, {"Connect", 1, s.connect},
 	}
 	for i, o := range operations {
@@ -289,7 +290,7 @@ func (s *soak) work(ctx context.Context, worker int) {
 		switch {
 		case err == nil:
 			became = acknowledged
-		case errors.Is(err, dsql.ErrCommitUnknown):
+		case errors.Is(err, dsqltx.ErrCommitUnknown):
 			became = unknown
 		}
 		s.mu.Lock()
@@ -303,7 +304,7 @@ func (s *soak) work(ctx context.Context, worker int) {
 
 func (s *soak) runTx(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
 	counter := random.IntN(8)
-	return []string{"counted " + id}, dsql.RunTx(ctx, s.pool, func(tx pgx.Tx) error {
+	return []string{"counted " + id}, dsqltx.Run(ctx, s.pool, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "insert into ledger values ($1)", "counted "+id); err != nil {
 			return err
 		}
@@ -312,9 +313,9 @@ func (s *soak) runTx(ctx context.Context, random *rand.Rand, id string) ([]strin
 	})
 }
 
-func (s *soak) runSQLTx(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
+func (s *soak) runSQL(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
 	counter := random.IntN(8)
-	return []string{"counted " + id}, dsql.RunSQLTx(ctx, s.db, func(tx *sql.Tx) error {
+	return []string{"counted " + id}, dsqltx.RunSQL(ctx, s.db, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, "update counters set n = n + 1 where id = $1", counter); err != nil {
 			return err
 		}
@@ -325,12 +326,12 @@ func (s *soak) runSQLTx(ctx context.Context, random *rand.Rand, id string) ([]st
 
 func (s *soak) exec(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
 	if random.IntN(2) == 0 { // without arguments, which is the simple protocol
-		return []string{id}, dsql.Retry(ctx, func(ctx context.Context) error {
+		return []string{id}, dsqltx.Retry(ctx, func(ctx context.Context) error {
 			_, err := s.db.ExecContext(ctx, "insert into ledger values ('"+id+"')")
 			return err
 		})
 	}
-	_, err := dsql.Exec(ctx, s.pool, "insert into ledger values ($1)", []any{id})
+	_, err := dsqltx.Exec(ctx, s.pool, "insert into ledger values ($1)", id)
 	return []string{id}, err
 }
 
@@ -340,11 +341,11 @@ func (s *soak) writeRows(ctx context.Context, random *rand.Rand, id string) ([]s
 	for i := range rows {
 		rows[i] = []any{fmt.Sprintf("%s row %d", id, i)}
 	}
-	w := dsql.RowWriter{Table: pgx.Identifier{"ledger"}, Columns: []string{"id"}, BatchRows: 20, Insert: random.IntN(2) == 0}
+	w := dsqltx.Writer{Table: pgx.Identifier{"ledger"}, Columns: []string{"id"}, BatchRows: 20, Insert: random.IntN(2) == 0}
 	report, err := w.Write(ctx, s.pool, rows)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for state, became := range map[dsql.BatchState]fate{dsql.BatchIn: acknowledged, dsql.BatchUnknown: unknown, dsql.BatchOut: failed} {
+	for state, became := range map[dsqltx.BatchState]fate{dsqltx.BatchIn: acknowledged, dsqltx.BatchUnknown: unknown, dsqltx.BatchOut: failed} {
 		for _, row := range report.Rows(rows, state) {
 			s.written[row[0].(string)] = became
 		}
@@ -354,7 +355,7 @@ func (s *soak) writeRows(ctx context.Context, random *rand.Rand, id string) ([]s
 
 func (s *soak) transfer(ctx context.Context, random *rand.Rand, _ string) ([]string, error) {
 	from, to := random.IntN(soakAccounts), random.IntN(soakAccounts)
-	return nil, dsql.RunTx(ctx, s.pool, func(tx pgx.Tx) error {
+	return nil, dsqltx.Run(ctx, s.pool, func(ctx context.Context, tx pgx.Tx) error {
 		var balance int
 		if err := tx.QueryRow(ctx, "select balance from accounts where id = $1 for update", from).Scan(&balance); err != nil {
 			return err
@@ -370,12 +371,12 @@ func (s *soak) transfer(ctx context.Context, random *rand.Rand, _ string) ([]str
 func (s *soak) read(ctx context.Context, random *rand.Rand, _ string) ([]string, error) {
 	const query = "select sum(balance)::int from accounts"
 	sum, pgxPool := 0, random.IntN(2) == 0
-	err := dsql.Retry(ctx, func(ctx context.Context) error {
+	err := dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 		if pgxPool {
 			return s.pool.QueryRow(ctx, query).Scan(&sum)
 		}
 		return s.db.QueryRowContext(ctx, query).Scan(&sum)
-	}, dsql.Idempotent())
+	})
 	if err == nil && sum != 100*soakAccounts {
 		s.Errorf("a snapshot of accounts sums up to %d", sum)
 	}
@@ -388,7 +389,7 @@ func (s *soak) connect(ctx context.Context, _ *rand.Rand, id string) ([]string, 
 		return []string{id}, err
 	}
 	defer conn.Close(ctx)
-	return []string{id}, dsql.RunTx(ctx, conn, func(tx pgx.Tx) error {
+	return []string{id}, dsqltx.Run(ctx, conn, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "insert into ledger values ($1)", id)
 		return err
 	})
@@ -403,7 +404,7 @@ func (s *soak) classify(operation string, err error) string {
 		name string
 		err  error
 	}{
-		{"commit unknown", dsql.ErrCommitUnknown}, {"no credentials", dsql.ErrCredentials}, {"token expired", dsql.ErrTokenExpired},
+		{"commit unknown", dsqltx.ErrCommitUnknown}, {"no credentials", dsql.ErrCredentials}, {"token expired", dsql.ErrTokenExpired},
 		{"access denied", dsql.ErrAccessDenied}, {"rate exceeded", dsql.ErrRateExceeded},
 		{"too many connections", dsql.ErrTooManyConnections}, {"waking", dsql.ErrClusterWaking},
 	} {
@@ -413,7 +414,7 @@ func (s *soak) classify(operation string, err error) string {
 	}
 	var pgErr *pgconn.PgError
 	switch {
-	case dsql.IsConflict(err):
+	case dsqltx.IsConflict(err):
 		return "conflict"
 	case errors.As(err, &pgErr):
 		switch pgErr.Code {
@@ -474,7 +475,7 @@ func (s *soak) report() {
 	}
 	s.Logf("%d faults struck", total)
 	require.Positive(s, total)
-	for _, kind := range []string{"RunTx", "RunSQLTx", "Exec", "RowWriter", "transfer", "read", "Connect"} {
+	for _, kind := range []string{"Run", "RunSQL", "Exec", "Writer", "transfer", "read", "Connect"} {
 		require.Positive(s, s.ended[kind+": done"], kind)
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func TestOpenDB(t *testing.T) {
@@ -151,8 +152,8 @@ func TestSQLConnAppliesOnce(t *testing.T) {
 				return err
 			},
 			"Retry": func(ctx context.Context, table string) error {
-				err := dsql.Retry(ctx, func(ctx context.Context) error { return insert(ctx, table) })
-				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				err := dsqltx.Retry(ctx, func(ctx context.Context) error { return insert(ctx, table) })
+				require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 				return err
 			},
 		} {

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 	txEach     = 100
 )
 
-// transactions compares RunTx with the loop that people write, with and without contention.
+// transactions compares dsqltx.Run with the loop that people write, with and without contention.
 func transactions(ctx context.Context, e *endpoint, t *table) error {
 	for _, c := range []struct {
 		group   string
@@ -51,7 +52,7 @@ func contend(ctx context.Context, t *table, e *endpoint, group string, workers i
 		"create table counters (id int primary key, n int not null)",
 		"insert into counters select id, 0 from generate_series(0, 3) id",
 	} {
-		if _, err := dsql.Exec(ctx, pool, statement, nil); err != nil {
+		if _, err := dsqltx.Exec(ctx, pool, statement); err != nil {
 			return err
 		}
 	}
@@ -65,10 +66,10 @@ func contend(ctx context.Context, t *table, e *endpoint, group string, workers i
 		}
 	}
 	const rounds = 7
-	if err := t.compare(ctx, group, "commits per second", rounds, variant{"plain loop", run(0, plainLoop)}, variant{"dsql.RunTx", run(1, runTx)}); err != nil {
+	if err := t.compare(ctx, group, "commits per second", rounds, variant{"plain loop", run(0, plainLoop)}, variant{"dsqltx.Run", run(1, runTx)}); err != nil {
 		return err
 	}
-	for i, name := range []string{"plain loop", "dsql.RunTx"} {
+	for i, name := range []string{"plain loop", "dsqltx.Run"} {
 		lost := float64(givenUp[i])
 		t.Rows = append(t.Rows, row{Group: group + ", given up", Name: name, Unit: "in all", Median: lost, Low: lost, High: lost, Rounds: rounds + 1})
 	}
@@ -81,7 +82,7 @@ func increment(ctx context.Context, tx pgx.Tx, id int) error {
 }
 
 func runTx(ctx context.Context, pool *pgxpool.Pool, id int) error {
-	return dsql.RunTx(ctx, pool, func(tx pgx.Tx) error { return increment(ctx, tx, id) })
+	return dsqltx.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error { return increment(ctx, tx, id) })
 }
 
 // plainLoop is what people write: 3 retries, 100 ms first, doubling, a quarter of jitter.
@@ -89,7 +90,7 @@ func plainLoop(ctx context.Context, pool *pgxpool.Pool, id int) (err error) {
 	wait := 100 * time.Millisecond
 	for attempt := 0; ; attempt++ {
 		err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return increment(ctx, tx, id) })
-		if !dsql.IsConflict(err) || attempt == 3 {
+		if !dsqltx.IsConflict(err) || attempt == 3 {
 			return err
 		}
 		time.Sleep(wait + time.Duration((rand.Float64()*2-1)*float64(wait)/4))
@@ -111,7 +112,7 @@ func commits(workers int, tx func(id int) error) (perSecond float64, givenUp int
 				switch err := tx(rand.IntN(contended)); {
 				case err == nil:
 					committed.Add(1)
-				case dsql.IsConflict(err):
+				case dsqltx.IsConflict(err):
 					lost.Add(1)
 				default:
 					failed.Store(err)

@@ -1,4 +1,4 @@
-package dsql
+package dsqldoctor
 
 import (
 	"cmp"
@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"net/url"
@@ -14,6 +15,19 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/internal/awsconfig"
+	"github.com/dsqlgo/dsql/internal/configerr"
+	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/redact"
+	"github.com/dsqlgo/dsql/internal/refusal"
+)
+
+const (
+	adminUser       = "admin"
+	defaultDatabase = "postgres"
+	defaultPort     = 5432
 )
 
 // diagnoseTimeout bounds a Diagnose whose context has no deadline.
@@ -101,9 +115,9 @@ const (
 // healthy endpoint it opens a handful of connections, three of which get far enough to count for
 // the cluster's quota, and takes a second or two over the longest distances.
 //
-// OnStep of c is told of each step as it ends; OnRetry, OnToken and Logger are not. The token is
-// shown to a server whose certificate was verified, and to no other.
-func Diagnose(ctx context.Context, c Config) *Report {
+// onStep, which may be nil, is called with each step as it ends, one at a time; OnRetry, OnToken and Logger of c are
+// not. The token is shown to a server whose certificate was verified, and to no other.
+func Diagnose(ctx context.Context, c dsql.Config, onStep func(Step)) *Report {
 	began := time.Now()
 	end, ok := ctx.Deadline()
 	if !ok {
@@ -111,7 +125,8 @@ func Diagnose(ctx context.Context, c Config) *Report {
 	}
 	ctx, cancel := context.WithDeadline(ctx, end.Add(-stepGrace))
 	defer cancel()
-	d := &diagnosis{ctx: ctx, onStep: c.OnStep, probe: prober{config: c}, report: &Report{Time: began.UTC().Round(0), Steps: []Step{}}}
+	c.Logger, c.OnRetry, c.OnToken = nil, nil, nil
+	d := &diagnosis{ctx: ctx, onStep: onStep, probe: prober{config: c}, report: &Report{Time: began.UTC().Round(0), Steps: []Step{}}}
 	d.run()
 	d.rule()
 	d.report.Elapsed = time.Since(began)
@@ -164,9 +179,7 @@ type diagnosis struct {
 	onStep func(Step)
 	report *Report
 	probe  prober
-	loaded *aws.Config // what was read of the AWS environment on the way
-	tokens *TokenSource
-	hide   hider
+	hide   redact.Redactor
 }
 
 // run goes through the steps.
@@ -241,7 +254,7 @@ func (d *diagnosis) starts(limit time.Duration, probe func(context.Context) find
 
 // step ends a step.
 func (d *diagnosis) step(s Step) {
-	s.Seen, s.Means = d.hide.from(s.Seen), d.hide.from(s.Means)
+	s.Seen, s.Means = d.hide.Redact(s.Seen), d.hide.Redact(s.Means)
 	d.report.Steps = append(d.report.Steps, s)
 	if d.onStep != nil {
 		d.onStep(s)
@@ -270,15 +283,15 @@ func (d *diagnosis) rule() {
 	hideAll := func(texts []string) []string {
 		out := make([]string, len(texts))
 		for i, t := range texts {
-			out[i] = d.hide.from(t)
+			out[i] = d.hide.Redact(t)
 		}
 		return out
 	}
 	t := &d.target
 	for _, field := range []*string{&t.Host, &t.DialAddress, &t.ServerName, &t.Region, &t.ClusterID, &t.User, &t.Database} {
-		*field = d.hide.from(*field)
+		*field = d.hide.Redact(*field)
 	}
-	d.report.Target, d.report.Verdict, d.report.Summary = d.target, r.verdict, d.hide.from(r.summary)
+	d.report.Target, d.report.Verdict, d.report.Summary = d.target, r.verdict, d.hide.Redact(r.summary)
 	d.report.Evidence, d.report.Remedies = hideAll(r.evidence), hideAll(r.remedies)
 }
 
@@ -286,43 +299,40 @@ func (d *diagnosis) rule() {
 // do without, they do without it. It is false where there is nothing to dial.
 func (d *diagnosis) configure() bool {
 	c := &d.probe.config
-	d.target.User, d.target.Database, d.target.Action = c.user(), cmp.Or(c.Database, defaultDatabase), "DbConnect"
-	if c.user() == adminUser {
+	d.target.User, d.target.Database, d.target.Action = cmp.Or(c.User, adminUser), cmp.Or(c.Database, defaultDatabase), "DbConnect"
+	if d.target.User == adminUser {
 		d.target.Action = "DbConnectAdmin"
 	}
 	d.direct, d.ownRoots, d.roleARN = c.SSLNegotiation != "postgres", c.RootCAs != nil, c.RoleARN
 	if d.probe.dial = c.DialFunc; d.probe.dial == nil {
-		d.probe.dial = newDialer()
+		d.probe.dial = new(net.Dialer).DialContext
 	}
 
-	type named struct {
-		Endpoint
-		loaded *aws.Config
-	}
-	names, f := start(d, longestStep, func(ctx context.Context) (named, finding) {
-		e, loaded, err := endpointOf(ctx, *c)
-		return named{e, loaded}, finding{ending: endingOf(err), err: err}
+	e, f := start(d, longestStep, func(ctx context.Context) (dsql.Endpoint, finding) {
+		e, err := c.Endpoint(ctx)
+		return e, finding{ending: endingOf(err), err: err}
 	})()
 	if f.ending != endGood {
 		d.invalid = f.err // nil when there was no time
 		d.tell(stepConfig, f, "")
 		return false
 	}
-	e := names.Endpoint
-	d.probe.endpoint, d.loaded = e, names.loaded
+	d.probe.endpoint = e
 	d.target.Host, d.target.DialAddress, d.target.ServerName = strings.TrimSpace(c.Host), e.DialAddress, e.ServerName
 	d.target.Region, d.target.ClusterID = e.Region, e.ClusterID
 	d.tunnel = nearby(hostOf(e.DialAddress))
 
-	err := c.check()
-	if err == nil {
-		_, err = c.poolConfig(&target{endpoint: e})
-	}
+	_, err := localConfig(*c, e.Region, aws.Credentials{}).PoolConfig(d.ctx)
 	switch {
 	case err != nil:
-		c.Params, c.ApplicationName, c.SSLNegotiation, c.TokenLifetime = nil, "", "", 0
+		*c = dsql.Config{
+			Host: c.Host, Port: c.Port, ClusterID: c.ClusterID, Region: c.Region, DialAddress: c.DialAddress, ServerName: c.ServerName,
+			User: c.User, Database: c.Database,
+			Credentials: c.Credentials, Profile: c.Profile, RoleARN: c.RoleARN, RoleSessionName: c.RoleSessionName, ExternalID: c.ExternalID,
+			RootCAs: c.RootCAs, DialFunc: c.DialFunc,
+		}
 	case d.target.Database != defaultDatabase:
-		err = configError("Database", "is %q, and DSQL has one database, postgres; leave it empty, and use schemas to keep applications apart (search_path)", c.Database)
+		err = configerr.New("Database", "is %q, and DSQL has one database, postgres; leave it empty, and use schemas to keep applications apart (search_path)", c.Database)
 	}
 	c.Database = ""
 	d.invalid = err
@@ -330,7 +340,7 @@ func (d *diagnosis) configure() bool {
 	s.Seen = fmt.Sprintf("dials %s, sends %s as SNI and token host; region %s, user %s, action %s",
 		e.DialAddress, e.ServerName, e.Region, d.target.User, d.target.Action)
 	if err != nil {
-		s.Result, s.Means = StepFailed, strings.TrimPrefix(err.Error(), ErrConfig.Error()+": ")
+		s.Result, s.Means = StepFailed, strings.TrimPrefix(err.Error(), dsql.ErrConfig.Error()+": ")
 	}
 	d.step(s)
 	return true
@@ -339,26 +349,24 @@ func (d *diagnosis) configure() bool {
 // sign gets credentials once, which sign the tokens of all that follows, and a token.
 func (d *diagnosis) sign() {
 	credentials, f := start(d, longestCredentials, func(ctx context.Context) (aws.Credentials, finding) {
-		provider, err := credentialsFor(ctx, d.probe.config, d.probe.endpoint.Region, d.loaded)
+		c := d.probe.config
+		settings := awsconfig.Settings{
+			Credentials: c.Credentials, Profile: c.Profile,
+			RoleARN: c.RoleARN, RoleSessionName: c.RoleSessionName, ExternalID: c.ExternalID,
+		}
+		provider, err := settings.Provider(ctx, d.probe.endpoint.Region, nil)
 		if err != nil {
 			return aws.Credentials{}, finding{ending: endBroken, err: err}
 		}
-		got, err := provider.Retrieve(ctx)
-		switch {
-		case err != nil:
-			err = fmt.Errorf("%w: %w", ErrCredentials, err)
-		case got.AccessKeyID == "" || got.SecretAccessKey == "":
-			err = fmt.Errorf("%w: the provider returned empty ones", ErrCredentials)
-		case got.CanExpire && !time.Now().Before(got.Expires):
-			err = fmt.Errorf("%w: those from %s expired at %s", ErrCredentials, sourceOf(got), got.Expires.UTC().Format(time.RFC3339))
-		default:
-			return got, finding{ending: endGood}
+		got, err := awsconfig.Retrieve(ctx, provider)
+		if err != nil {
+			return got, finding{ending: endBroken, err: err}
 		}
-		return got, finding{ending: endBroken, err: err}
+		return got, finding{ending: endGood}
 	})()
 	d.credentials = f
-	d.hide.credentials(credentials)
-	seen := "from " + sourceOf(credentials) + ", key " + lastOf(credentials.AccessKeyID)
+	d.hide.AddCredentials(credentials)
+	seen := "from " + awsconfig.SourceOf(credentials) + ", key " + redact.AccessKeyID(credentials.AccessKeyID)
 	if credentials.SessionToken != "" {
 		seen += ", temporary"
 	} else {
@@ -373,24 +381,38 @@ func (d *diagnosis) sign() {
 		return
 	}
 
-	fixed := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil })
-	lifetime := cmp.Or(d.probe.config.TokenLifetime, defaultTokenLifetime)
-	d.tokens = newTokenSource(fixed, d.probe.endpoint, d.target.User, lifetime, newObserver(Config{}))
-	token, f := start(d, longestStep, func(ctx context.Context) (*Token, finding) {
-		t, err := d.tokens.get(ctx)
+	d.probe.config = localConfig(d.probe.config, d.probe.endpoint.Region, credentials)
+	token, f := start(d, longestStep, func(ctx context.Context) (dsql.Token, finding) {
+		source, err := dsql.NewTokenSource(ctx, d.probe.config)
+		if err != nil {
+			return dsql.Token{}, finding{ending: endingOf(err), err: err}
+		}
+		t, err := source.Token(ctx)
 		return t, finding{ending: endingOf(err), err: err}
 	})()
+	d.probe.token = token.Reveal()
 	d.token = f
 	seen = ""
 	if f.ending == endGood {
-		d.hide.token(token)
+		d.hide.AddToken(token.Reveal())
 		seen = describeToken(token)
 	}
 	d.tell(stepToken, f, seen)
 }
 
+// localConfig is c without what reads the AWS environment, or slows a connection down.
+func localConfig(c dsql.Config, region string, credentials aws.Credentials) dsql.Config {
+	c.Region = region
+	c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil })
+	c.Profile, c.RoleARN, c.RoleSessionName, c.ExternalID = "", "", "", ""
+	if !math.IsNaN(c.ConnectRate) && !math.IsInf(c.ConnectRate, 0) {
+		c.ConnectRate = -1
+	}
+	return c
+}
+
 // describeToken says what a token states, but for whom it is signed.
-func describeToken(t *Token) string {
+func describeToken(t dsql.Token) string {
 	u, err := url.Parse("https://" + t.Reveal())
 	if err != nil {
 		return t.String()
@@ -400,9 +422,14 @@ func describeToken(t *Token) string {
 	if q.Has("X-Amz-Security-Token") {
 		security = "with"
 	}
+	signed := q.Get("X-Amz-Date")
+	if at, err := time.Parse("20060102T150405Z", signed); err == nil {
+		signed = at.Format(time.RFC3339)
+	}
+	life, _ := time.ParseDuration(q.Get("X-Amz-Expires") + "s")
 	scope := strings.Split(q.Get("X-Amz-Credential"), "/")
 	return fmt.Sprintf("%s, %s for %s in %s, signed %s, good for %s, %s a security token",
-		q.Get("X-Amz-Algorithm"), q.Get("Action"), u.Host, scope[min(2, len(scope)-1)], time.Unix(0, t.signed).UTC().Format(time.RFC3339), t.life(), security)
+		q.Get("X-Amz-Algorithm"), q.Get("Action"), u.Host, scope[min(2, len(scope)-1)], signed, life, security)
 }
 
 // reach resolves the name and opens TCP connections. The steps after it dial the first address that
@@ -417,7 +444,7 @@ func (d *diagnosis) reach() {
 		d.skip(stepDNS, "Config.DialFunc resolves the name")
 	default:
 		found, f := start(d, longestStep, func(ctx context.Context) ([]netip.Addr, finding) {
-			found, err := lookup(ctx, host)
+			found, err := lookupHost(ctx, host)
 			return found, finding{ending: endingOf(err), err: err}
 		})()
 		d.dns = f
@@ -561,7 +588,7 @@ func (d *diagnosis) greet() {
 	w := way{serverName: d.target.ServerName, sslRequest: n == classic}
 	d.startup = d.starts(longestStep, func(ctx context.Context) finding { return d.probe.startup(ctx, w) })()
 	d.tell(stepStartup, d.startup, "the cluster is found and asks for the token")
-	if d.startup.kind != ErrInvalidSNI {
+	if d.startup.kind != refusal.InvalidSNI {
 		return
 	}
 	dialled := hostOf(d.target.DialAddress)
@@ -592,7 +619,7 @@ func (d *diagnosis) open() {
 		why = "there is no token"
 	case !d.startup.tried():
 		why = d.startup.none
-	case d.startup.kind == ErrInvalidSNI:
+	case d.startup.kind == refusal.InvalidSNI:
 		why = "the server found no cluster"
 	case d.startup.ending != endGood && d.startup.ending != endRefusal:
 		why = "the server does not answer the startup message as it should"
@@ -603,10 +630,10 @@ func (d *diagnosis) open() {
 		return
 	}
 	w := way{serverName: d.target.ServerName, sslRequest: n == classic}
-	login := func(early bool) (*pgx.Conn, finding) {
-		return start(d, longestStep, func(ctx context.Context) (*pgx.Conn, finding) { return d.probe.login(ctx, d.tokens, w, early) })()
+	logIn := func(early bool) (*pgx.Conn, finding) {
+		return start(d, longestStep, func(ctx context.Context) (*pgx.Conn, finding) { return d.probe.login(ctx, w, early) })()
 	}
-	conn, f := login(false)
+	conn, f := logIn(false)
 	d.login = f
 	d.tell(stepLogin, f, fmt.Sprintf("logged in as %s by %s", d.target.User, negotiations[n]))
 	if conn == nil {
@@ -632,7 +659,7 @@ func (d *diagnosis) open() {
 	}
 	d.tellClock(f)
 
-	early, f := login(true)
+	early, f := logIn(true)
 	if early != nil {
 		closeSoon(early)
 	}
@@ -642,7 +669,7 @@ func (d *diagnosis) open() {
 	switch {
 	case !f.tried():
 		s = Step{Name: stepEarly, Result: StepSkipped, Seen: f.none}
-	case errors.Is(f.err, errTokenUnread):
+	case errors.Is(f.err, login.ErrTokenUnread):
 		s.Result, s.Seen, s.Means = StepNote, f.text(), "leave Config.EarlyAuth off"
 	case f.ending != endGood:
 		s.Result, s.Seen, s.Means = StepNote, f.text(), "the login itself works"
@@ -653,8 +680,8 @@ func (d *diagnosis) open() {
 // noSession skips what needs one. What the clock has to do with a refusal is told all the same.
 func (d *diagnosis) noSession() {
 	d.skip(stepQuery, "there is no session")
-	if d.login.kind == ErrTokenExpired {
-		d.step(Step{Name: stepClock, Result: StepFailed, Seen: "the server takes a fresh token for an expired one" + skew(strings.ToLower(d.login.hint), time.Now())})
+	if d.login.kind == refusal.TokenExpired {
+		d.step(Step{Name: stepClock, Result: StepFailed, Seen: "the server takes a fresh token for an expired one" + refusal.ClockSkew(d.login.hint, time.Now())})
 	} else {
 		d.skip(stepClock, "there is no session")
 	}

@@ -1,4 +1,4 @@
-package dsql_test
+package dsqldoctor_test
 
 import (
 	"context"
@@ -7,13 +7,15 @@ import (
 	"net/netip"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 // A listener whose queue is full lets no SYN through, as a filter does.
@@ -25,24 +27,29 @@ func TestDiagnoseBlackHole(t *testing.T) {
 	c := temporary(server)
 	c.DialAddress = "[::1]:" + port
 	r := diagnose(t, 2*time.Second, c)
-	requireVerdict(t, dsql.VerdictPort, r)
+	requireVerdict(t, dsqldoctor.VerdictPort, r)
 	require.Contains(t, r.Summary, "The port is filtered")
 	require.Contains(t, fmt.Sprint(r.Remedies), "security group")
 	require.Contains(t, stepOf(t, r, "tcp [::1]:"+port).Seen, "no answer to the connection request within")
 
 	// Another address of the name makes up for it.
-	resolveBoth(t)
+	nettest.NameServer(t, func(kind uint16) (byte, []netip.Addr) {
+		if kind == 28 {
+			return 0, []netip.Addr{netip.IPv6Loopback()}
+		}
+		return 0, []netip.Addr{netip.MustParseAddr("127.0.0.1")}
+	})
 	c.DialAddress = "both.example.com:" + port
 	r = diagnose(t, 10*time.Second, c)
-	requireVerdict(t, dsql.VerdictOK, r)
-	require.Equal(t, dsql.StepFailed, stepOf(t, r, "tcp [::1]:"+port).Result)
+	requireVerdict(t, dsqldoctor.VerdictOK, r)
+	require.Equal(t, dsqldoctor.StepFailed, stepOf(t, r, "tcp [::1]:"+port).Result)
 	require.Contains(t, fmt.Sprint(r.Evidence), "the other addresses make up for it")
 }
 
 // A name with nothing but an address that there is no way to. Linux says "network is unreachable" for
 // TCP to a multicast address on any host, whatever routes it has.
 func TestDiagnoseIPv6Only(t *testing.T) {
-	nameServer(t, func(kind uint16) (byte, []netip.Addr) {
+	nettest.NameServer(t, func(kind uint16) (byte, []netip.Addr) {
 		if kind == 28 {
 			return 0, []netip.Addr{netip.MustParseAddr("ff0e::d5:1")}
 		}
@@ -51,9 +58,9 @@ func TestDiagnoseIPv6Only(t *testing.T) {
 	c := temporary(server)
 	c.DialAddress = ""
 	r := diagnose(t, 3*time.Second, c)
-	requireVerdict(t, dsql.VerdictIPv6, r)
+	requireVerdict(t, dsqldoctor.VerdictIPv6, r)
 	require.Contains(t, r.Summary, publicName)
-	require.Equal(t, dsql.StepFailed, stepOf(t, r, "tcp [ff0e::d5:1]:5432").Result)
+	require.Equal(t, dsqldoctor.StepFailed, stepOf(t, r, "tcp [ff0e::d5:1]:5432").Result)
 }
 
 // A host of its own, as far as the network goes: without IPv6, without a route to one network, and with
@@ -65,12 +72,12 @@ func TestDiagnoseNamespace(t *testing.T) {
 		// What goes out here comes in for an address that is not the host's, and is dropped.
 		"route add 10.77.0.0/24 dev lo src 10.76.0.1")
 	for address, want := range map[string]struct {
-		verdict dsql.Verdict
+		verdict dsqldoctor.Verdict
 		says    string
 	}{
-		"10.77.0.2":   {dsql.VerdictPort, "The port is filtered"},
-		"10.78.0.2":   {dsql.VerdictPort, "There is no route to 10.78.0.2:5432"},
-		"2001:db8::1": {dsql.VerdictIPv6, "IPv6 addresses only"},
+		"10.77.0.2":   {dsqldoctor.VerdictPort, "The port is filtered"},
+		"10.78.0.2":   {dsqldoctor.VerdictPort, "There is no route to 10.78.0.2:5432"},
+		"2001:db8::1": {dsqldoctor.VerdictIPv6, "IPv6 addresses only"},
 	} {
 		t.Run(address, func(t *testing.T) {
 			c := temporary(server)
@@ -120,4 +127,29 @@ func namespace(t *testing.T, setup ...string) func(ctx context.Context, network,
 		<-done
 		return conn, err
 	}
+}
+
+// blackHole makes [::1]:port a listener whose queue is full: Linux drops what
+// comes then.
+func blackHole(t *testing.T, port string) {
+	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Skip("no IPv6 here")
+	}
+	t.Cleanup(func() { syscall.Close(fd) })
+	n, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	address := &syscall.SockaddrInet6{Port: n, Addr: netip.IPv6Loopback().As16()}
+	if err := syscall.Bind(fd, address); err != nil {
+		t.Skipf("[::1]:%s is not to be had: %v", port, err)
+	}
+	require.NoError(t, syscall.Listen(fd, 0))
+	for range 10 {
+		conn, err := net.DialTimeout("tcp6", net.JoinHostPort("::1", port), 200*time.Millisecond)
+		if err != nil {
+			return // full
+		}
+		t.Cleanup(func() { conn.Close() })
+	}
+	t.Fatal("the queue does not fill")
 }

@@ -1,21 +1,16 @@
-package dsql_test
+package dsqldoctor_test
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -36,7 +31,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 const (
@@ -59,14 +56,13 @@ var everyStep = []string{"configuration", "credentials", "token", "dns", "tcp", 
 var looksSigned = regexp.MustCompile(`X-Amz-Signature=[0-9a-f]|[0-9a-f]{64}|X-Amz-Security-Token=[^\[]`)
 
 // diagnose runs Diagnose within a time and checks what holds for every report.
-func diagnose(t *testing.T, within time.Duration, c dsql.Config) *dsql.Report {
+func diagnose(t *testing.T, within time.Duration, c dsql.Config) *dsqldoctor.Report {
 	t.Helper()
-	var told []dsql.Step
-	c.OnStep = func(s dsql.Step) { told = append(told, s) }
+	var told []dsqldoctor.Step
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	defer cancel()
 	began := time.Now()
-	r := dsql.Diagnose(ctx, c)
+	r := dsqldoctor.Diagnose(ctx, c, func(s dsqldoctor.Step) { told = append(told, s) })
 	require.Less(t, time.Since(began), within+5*time.Second) // a busy machine may be late
 
 	text := r.String()
@@ -89,13 +85,13 @@ func diagnose(t *testing.T, within time.Duration, c dsql.Config) *dsql.Report {
 	require.NotEmpty(t, r.Summary, text)
 	require.NotContains(t, text, "%!")
 	require.NotContains(t, text, "\x1b")
-	if r.Verdict != dsql.VerdictOK {
+	if r.Verdict != dsqldoctor.VerdictOK {
 		require.NotEmpty(t, r.Remedies, text)
 	}
 
 	encoded, err := json.Marshal(r)
 	require.NoError(t, err)
-	var decoded dsql.Report
+	var decoded dsqldoctor.Report
 	require.NoError(t, json.Unmarshal(encoded, &decoded))
 	require.Equal(t, *r, decoded)
 
@@ -117,7 +113,7 @@ func diagnose(t *testing.T, within time.Duration, c dsql.Config) *dsql.Report {
 }
 
 // stepOf returns a report's step by its name.
-func stepOf(t *testing.T, r *dsql.Report, name string) dsql.Step {
+func stepOf(t *testing.T, r *dsqldoctor.Report, name string) dsqldoctor.Step {
 	t.Helper()
 	for _, s := range r.Steps {
 		if s.Name == name {
@@ -125,10 +121,10 @@ func stepOf(t *testing.T, r *dsql.Report, name string) dsql.Step {
 		}
 	}
 	require.Fail(t, "no step "+name, r.String())
-	return dsql.Step{}
+	return dsqldoctor.Step{}
 }
 
-func requireVerdict(t *testing.T, want dsql.Verdict, r *dsql.Report) {
+func requireVerdict(t *testing.T, want dsqldoctor.Verdict, r *dsqldoctor.Report) {
 	t.Helper()
 	require.Equal(t, want, r.Verdict, r.String())
 }
@@ -139,13 +135,13 @@ func TestDiagnoseHealthy(t *testing.T) {
 		c := temporary(s)
 		c.SSLNegotiation = negotiation
 		r := diagnose(t, 20*time.Second, c)
-		requireVerdict(t, dsql.VerdictOK, r)
+		requireVerdict(t, dsqldoctor.VerdictOK, r)
 		for _, step := range r.Steps {
 			if step.Name != "dns" {
-				require.Equal(t, dsql.StepOK, step.Result, step)
+				require.Equal(t, dsqldoctor.StepOK, step.Result, step)
 			}
 		}
-		require.Equal(t, dsql.ReportTarget{
+		require.Equal(t, dsqldoctor.ReportTarget{
 			Host: s.Endpoint(), DialAddress: s.Addr(), ServerName: s.Endpoint(), Region: "us-east-1", ClusterID: s.ClusterID(),
 			User: "admin", Database: "postgres", Action: "DbConnectAdmin",
 		}, r.Target)
@@ -162,8 +158,8 @@ func TestDiagnoseHealthyButSilentInPlaintext(t *testing.T) {
 	c := temporary(server)
 	c.DialAddress = newBox(t, server, box{plaintext: mute})
 	r := diagnose(t, 20*time.Second, c)
-	requireVerdict(t, dsql.VerdictOK, r)
-	require.Equal(t, dsql.StepNote, stepOf(t, r, "plaintext").Result)
+	requireVerdict(t, dsqldoctor.VerdictOK, r)
+	require.Equal(t, dsqldoctor.StepNote, stepOf(t, r, "plaintext").Result)
 }
 
 // What the server, or the network in front of it, does to a connection.
@@ -174,26 +170,26 @@ func TestDiagnoseFaults(t *testing.T) {
 	for _, test := range []struct {
 		fault       dsqltest.Fault
 		negotiation string
-		want        dsql.Verdict
+		want        dsqldoctor.Verdict
 	}{
-		{fault(dsqltest.OnClientHello, dsqltest.Reset), "", dsql.VerdictInspection},
-		{fault(dsqltest.OnClientHello, dsqltest.HangUp), "", dsql.VerdictInspection},
-		{fault(dsqltest.OnClientHello, dsqltest.Silence), "", dsql.VerdictInspection},
-		{fault(dsqltest.OnSSLRequest, dsqltest.Reset), "postgres", dsql.VerdictInspectionSSLRequest},
-		{fault(dsqltest.OnSSLRequest, dsqltest.Silence), "postgres", dsql.VerdictInspectionSSLRequest},
-		{fault(dsqltest.OnSSLRequest, dsqltest.Reset), "", dsql.VerdictOK},
-		{fault(dsqltest.OnAccept, dsqltest.Silence), "", dsql.VerdictSilence},
-		{fault(dsqltest.OnAccept, dsqltest.Reset), "", dsql.VerdictTunnel},
-		{fault(dsqltest.OnAccept, dsqltest.HangUp), "", dsql.VerdictTunnel},
-		{fault(dsqltest.OnAccept, dsqltest.Garbage), "", dsql.VerdictOtherServer},
-		{fault(dsqltest.OnStartup, dsqltest.Silence), "", dsql.VerdictSilence},
-		{fault(dsqltest.OnStartup, dsqltest.Reset), "", dsql.VerdictRefused},
-		{fault(dsqltest.OnStartup, dsqltest.Garbage), "", dsql.VerdictOtherServer},
-		{fault(dsqltest.OnPassword, dsqltest.Silence), "", dsql.VerdictSilence},
-		{fault(dsqltest.OnPassword, dsqltest.HangUp), "", dsql.VerdictRefused},
-		{fault(dsqltest.OnQuery, dsqltest.Silence), "", dsql.VerdictSilence},
-		{fault(dsqltest.OnQuery, dsqltest.Reset), "", dsql.VerdictRefused},
-		{fault(dsqltest.OnStartup, dsqltest.SkipPassword), "", dsql.VerdictOtherServer},
+		{fault(dsqltest.OnClientHello, dsqltest.Reset), "", dsqldoctor.VerdictInspection},
+		{fault(dsqltest.OnClientHello, dsqltest.HangUp), "", dsqldoctor.VerdictInspection},
+		{fault(dsqltest.OnClientHello, dsqltest.Silence), "", dsqldoctor.VerdictInspection},
+		{fault(dsqltest.OnSSLRequest, dsqltest.Reset), "postgres", dsqldoctor.VerdictInspectionSSLRequest},
+		{fault(dsqltest.OnSSLRequest, dsqltest.Silence), "postgres", dsqldoctor.VerdictInspectionSSLRequest},
+		{fault(dsqltest.OnSSLRequest, dsqltest.Reset), "", dsqldoctor.VerdictOK},
+		{fault(dsqltest.OnAccept, dsqltest.Silence), "", dsqldoctor.VerdictSilence},
+		{fault(dsqltest.OnAccept, dsqltest.Reset), "", dsqldoctor.VerdictTunnel},
+		{fault(dsqltest.OnAccept, dsqltest.HangUp), "", dsqldoctor.VerdictTunnel},
+		{fault(dsqltest.OnAccept, dsqltest.Garbage), "", dsqldoctor.VerdictOtherServer},
+		{fault(dsqltest.OnStartup, dsqltest.Silence), "", dsqldoctor.VerdictSilence},
+		{fault(dsqltest.OnStartup, dsqltest.Reset), "", dsqldoctor.VerdictRefused},
+		{fault(dsqltest.OnStartup, dsqltest.Garbage), "", dsqldoctor.VerdictOtherServer},
+		{fault(dsqltest.OnPassword, dsqltest.Silence), "", dsqldoctor.VerdictSilence},
+		{fault(dsqltest.OnPassword, dsqltest.HangUp), "", dsqldoctor.VerdictRefused},
+		{fault(dsqltest.OnQuery, dsqltest.Silence), "", dsqldoctor.VerdictSilence},
+		{fault(dsqltest.OnQuery, dsqltest.Reset), "", dsqldoctor.VerdictRefused},
+		{fault(dsqltest.OnStartup, dsqltest.SkipPassword), "", dsqldoctor.VerdictOtherServer},
 	} {
 		t.Run(fmt.Sprint(test.fault, " ", test.negotiation), func(t *testing.T) {
 			s.SetFaults(dsqltest.Always(test.fault))
@@ -201,9 +197,9 @@ func TestDiagnoseFaults(t *testing.T) {
 			c.SSLNegotiation = test.negotiation
 			r := diagnose(t, 6*time.Second, c)
 			requireVerdict(t, test.want, r)
-			if test.want == dsql.VerdictInspectionSSLRequest {
+			if test.want == dsqldoctor.VerdictInspectionSSLRequest {
 				require.Contains(t, fmt.Sprint(r.Remedies), `SSLNegotiation: "direct"`)
-				require.Equal(t, dsql.StepOK, stepOf(t, r, "login").Result, "by the way round")
+				require.Equal(t, dsqldoctor.StepOK, stepOf(t, r, "login").Result, "by the way round")
 			}
 		})
 	}
@@ -224,62 +220,62 @@ func TestDiagnoseRefusals(t *testing.T) {
 	for name, test := range map[string]struct {
 		options []dsqltest.Option // none: shared will do
 		arrange func(s *dsqltest.Server, c *dsql.Config)
-		want    dsql.Verdict
+		want    dsqldoctor.Verdict
 		remedy  string
-		check   func(t *testing.T, r *dsql.Report)
+		check   func(t *testing.T, r *dsqldoctor.Report)
 	}{
 		"no role": {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.User = "no body" },
-			want:    dsql.VerdictAccess, remedy: `AWS IAM GRANT "no body" TO 'arn:aws:iam::`,
+			want:    dsqldoctor.VerdictAccess, remedy: `AWS IAM GRANT "no body" TO 'arn:aws:iam::`,
 		},
-		"IAM policy": {arrange: refuse(dsqltest.RefuseAccess), want: dsql.VerdictAccess, remedy: `"Action": "dsql:DbConnectAdmin"`},
+		"IAM policy": {arrange: refuse(dsqltest.RefuseAccess), want: dsqldoctor.VerdictAccess, remedy: `"Action": "dsql:DbConnectAdmin"`},
 		"wrong key": {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) {
 				c.Credentials = credentials.NewStaticCredentialsProvider(diagnoseKey, "another secret key", "")
 			},
-			want: dsql.VerdictAccess, remedy: "get-caller-identity",
+			want: dsqldoctor.VerdictAccess, remedy: "get-caller-identity",
 		},
-		"token kind": {arrange: refuse(wrongKind), want: dsql.VerdictTokenKind, remedy: "Config.User"},
+		"token kind": {arrange: refuse(wrongKind), want: dsqldoctor.VerdictTokenKind, remedy: "Config.User"},
 		"clock behind": {
-			options: shifted(20 * time.Minute), want: dsql.VerdictClock, remedy: "timedatectl",
-			check: func(t *testing.T, r *dsql.Report) {
+			options: shifted(20 * time.Minute), want: dsqldoctor.VerdictClock, remedy: "timedatectl",
+			check: func(t *testing.T, r *dsqldoctor.Report) {
 				require.Regexp(t, `\((20m0s|19m59s|20m1s) behind the server's\)`, r.Summary)
-				require.Equal(t, dsql.StepFailed, stepOf(t, r, "clock").Result)
+				require.Equal(t, dsqldoctor.StepFailed, stepOf(t, r, "clock").Result)
 			},
 		},
-		"clock ahead": {options: shifted(-10 * time.Minute), want: dsql.VerdictAccess, remedy: "clock"},
-		"rate":        {arrange: func(s *dsqltest.Server, _ *dsql.Config) { s.SetConnectQuota(0, 0) }, want: dsql.VerdictQuota, remedy: "ConnectRate"},
-		"connections": {arrange: func(s *dsqltest.Server, _ *dsql.Config) { s.SetMaxConnections(0) }, want: dsql.VerdictQuota, remedy: "pool_max_conns"},
-		"waking":      {options: []dsqltest.Option{dsqltest.WithWaking(100)}, want: dsql.VerdictWaking, remedy: "ConnectTimeout"},
+		"clock ahead": {options: shifted(-10 * time.Minute), want: dsqldoctor.VerdictAccess, remedy: "clock"},
+		"rate":        {arrange: func(s *dsqltest.Server, _ *dsql.Config) { s.SetConnectQuota(0, 0) }, want: dsqldoctor.VerdictQuota, remedy: "ConnectRate"},
+		"connections": {arrange: func(s *dsqltest.Server, _ *dsql.Config) { s.SetMaxConnections(0) }, want: dsqldoctor.VerdictQuota, remedy: "pool_max_conns"},
+		"waking":      {options: []dsqltest.Option{dsqltest.WithWaking(100)}, want: dsqldoctor.VerdictWaking, remedy: "ConnectTimeout"},
 		"woken": {
-			options: []dsqltest.Option{dsqltest.WithWaking(1)}, want: dsql.VerdictOK,
-			check: func(t *testing.T, r *dsql.Report) { require.Contains(t, fmt.Sprint(r.Evidence), "waking up") },
+			options: []dsqltest.Option{dsqltest.WithWaking(1)}, want: dsqldoctor.VerdictOK,
+			check: func(t *testing.T, r *dsqldoctor.Report) { require.Contains(t, fmt.Sprint(r.Evidence), "waking up") },
 		},
 		"no token, and waking": {
 			options: []dsqltest.Option{dsqltest.WithWaking(100)},
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Credentials = noCredentials },
-			want:    dsql.VerdictCredentials, remedy: "sts get-caller-identity",
-			check: func(t *testing.T, r *dsql.Report) {
+			want:    dsqldoctor.VerdictCredentials, remedy: "sts get-caller-identity",
+			check: func(t *testing.T, r *dsqldoctor.Report) {
 				require.Contains(t, fmt.Sprint(r.Evidence), "besides: The cluster was idle", "a step runs wherever it can tell something")
 			},
 		},
 		"cluster ID": {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Host = otherCluster + ".dsql.us-east-1.on.aws" },
-			want:    dsql.VerdictSNI, remedy: "aws dsql get-cluster --identifier " + otherCluster,
-			check: func(t *testing.T, r *dsql.Report) {
+			want:    dsqldoctor.VerdictSNI, remedy: "aws dsql get-cluster --identifier " + otherCluster,
+			check: func(t *testing.T, r *dsqldoctor.Report) {
 				require.Contains(t, r.Summary, otherCluster+".dsql.us-east-1.on.aws", "the name that was sent")
 				require.Contains(t, stepOf(t, r, "startup, no SNI").Seen, "sni was not received")
 			},
 		},
 		"region": {
 			arrange: func(s *dsqltest.Server, c *dsql.Config) { c.Host = s.ClusterID() + ".dsql.eu-west-1.on.aws" },
-			want:    dsql.VerdictCertificate, remedy: "Check the region",
+			want:    dsqldoctor.VerdictCertificate, remedy: "Check the region",
 		},
 		"setting": {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Params = map[string]string{"client_min_messages": "debug"} },
-			want:    dsql.VerdictConfig, remedy: "Config.Params",
+			want:    dsqldoctor.VerdictConfig, remedy: "Config.Params",
 		},
-		"anything else": {arrange: refuse(strange), want: dsql.VerdictRefused, remedy: "AWS Support"},
+		"anything else": {arrange: refuse(strange), want: dsqldoctor.VerdictRefused, remedy: "AWS Support"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := shared
@@ -310,17 +306,17 @@ func TestDiagnoseCredentials(t *testing.T) {
 	expired := aws.Credentials{AccessKeyID: diagnoseKey, SecretAccessKey: "some secret key", CanExpire: true, Expires: time.Now().Add(-time.Minute)}
 	for name, test := range map[string]struct {
 		change func(*dsql.Config)
-		want   dsql.Verdict
+		want   dsqldoctor.Verdict
 		says   string
 	}{
-		"none in the environment": {func(c *dsql.Config) { c.Credentials = nil }, dsql.VerdictCredentials, "There are no AWS credentials"},
-		"the provider fails":      {func(c *dsql.Config) { c.Credentials = noCredentials }, dsql.VerdictCredentials, "no route"},
-		"empty":                   {func(c *dsql.Config) { c.Credentials = credentials.NewStaticCredentialsProvider("", "", "") }, dsql.VerdictCredentials, ""},
+		"none in the environment": {func(c *dsql.Config) { c.Credentials = nil }, dsqldoctor.VerdictCredentials, "There are no AWS credentials"},
+		"the provider fails":      {func(c *dsql.Config) { c.Credentials = noCredentials }, dsqldoctor.VerdictCredentials, "no route"},
+		"empty":                   {func(c *dsql.Config) { c.Credentials = credentials.NewStaticCredentialsProvider("", "", "") }, dsqldoctor.VerdictCredentials, ""},
 		"expired": {func(c *dsql.Config) {
 			c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return expired, nil })
-		}, dsql.VerdictCredentials, "have expired"},
-		"no such profile": {func(c *dsql.Config) { c.Credentials, c.Profile = nil, "nobody" }, dsql.VerdictConfig, `Profile "nobody"`},
-		"role session":    {func(c *dsql.Config) { c.RoleSessionName = "x" }, dsql.VerdictConfig, "RoleSessionName is set"},
+		}, dsqldoctor.VerdictCredentials, "have expired"},
+		"no such profile": {func(c *dsql.Config) { c.Credentials, c.Profile = nil, "nobody" }, dsqldoctor.VerdictConfig, `Profile "nobody"`},
+		"role session":    {func(c *dsql.Config) { c.RoleSessionName = "x" }, dsqldoctor.VerdictConfig, "RoleSessionName is set"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := server.Config()
@@ -328,8 +324,8 @@ func TestDiagnoseCredentials(t *testing.T) {
 			r := diagnose(t, 10*time.Second, c)
 			requireVerdict(t, test.want, r)
 			require.Contains(t, r.String(), test.says)
-			require.Equal(t, dsql.StepSkipped, stepOf(t, r, "login").Result)
-			require.Equal(t, dsql.StepOK, stepOf(t, r, "startup").Result, "which needs no credentials")
+			require.Equal(t, dsqldoctor.StepSkipped, stepOf(t, r, "login").Result)
+			require.Equal(t, dsqldoctor.StepOK, stepOf(t, r, "startup").Result, "which needs no credentials")
 		})
 	}
 }
@@ -367,7 +363,7 @@ func TestDiagnoseRole(t *testing.T) {
 				c.Credentials = test.base
 			}
 			r := diagnose(t, 10*time.Second, c)
-			requireVerdict(t, dsql.VerdictCredentials, r)
+			requireVerdict(t, dsqldoctor.VerdictCredentials, r)
 			require.Contains(t, r.Summary, test.summary)
 			advice := fmt.Sprint(r.Remedies)
 			require.NotContains(t, advice, test.hidden)
@@ -399,11 +395,11 @@ func TestDiagnoseConfig(t *testing.T) {
 			c := temporary(server)
 			test.change(&c)
 			r := diagnose(t, 10*time.Second, c)
-			requireVerdict(t, dsql.VerdictConfig, r)
+			requireVerdict(t, dsqldoctor.VerdictConfig, r)
 			require.Contains(t, r.Summary, test.says)
-			want := dsql.StepSkipped
+			want := dsqldoctor.StepSkipped
 			if test.dials {
-				want = dsql.StepOK
+				want = dsqldoctor.StepOK
 			}
 			require.Equal(t, want, stepOf(t, r, "login").Result, r)
 		})
@@ -452,38 +448,38 @@ func TestDiagnoseReportOfSixSettings(t *testing.T) {
 			require.NoError(t, err)
 			cc.DialFunc, cc.LookupFunc = d.dial, func(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 			cc.Password, cc.Fallbacks = token.Reveal(), nil
-			attempts := watchAttempts()
+			before := len(server.Attempts())
 			_, err = pgx.ConnectConfig(t.Context(), cc)
 			var refused *pgconn.PgError
 			require.ErrorAs(t, err, &refused)
 			require.Equal(t, "unable to accept connection, invalid sni", refused.Message)
 			require.Equal(t, []string{reportHost + ":5432"}, d.all())
-			require.Equal(t, reportHost, attempts()[0].ServerName)
+			require.Equal(t, reportHost, server.Attempts()[before].ServerName)
 		})
 	}
 
 	c := throughNames(&dialled{})
 	c.Host, c.User, c.Database = reportHost, reportUser, "car_entities"
 	r := diagnose(t, 10*time.Second, c)
-	requireVerdict(t, dsql.VerdictConfig, r)
+	requireVerdict(t, dsqldoctor.VerdictConfig, r)
 	require.Contains(t, fmt.Sprint(r.Summary, r.Remedies), "ClusterID")
 
 	c.ClusterID = reportID
 	r = diagnose(t, 10*time.Second, c)
-	requireVerdict(t, dsql.VerdictConfig, r)
+	requireVerdict(t, dsqldoctor.VerdictConfig, r)
 	require.Contains(t, r.Summary, `Database is "car_entities"`)
-	require.Equal(t, dsql.StepOK, stepOf(t, r, "login").Result)
+	require.Equal(t, dsqldoctor.StepOK, stepOf(t, r, "login").Result)
 
 	c.Database = ""
 	r = diagnose(t, 10*time.Second, c)
-	requireVerdict(t, dsql.VerdictOK, r)
+	requireVerdict(t, dsqldoctor.VerdictOK, r)
 	require.Equal(t, reportHost+":5432", r.Target.DialAddress)
 	require.Equal(t, privateName, r.Target.ServerName)
 
 	// The name that they sent is named where the server refuses it, and tried beside the right one.
 	c.ClusterID = strings.Repeat("a", 26)
 	r = diagnose(t, 10*time.Second, c)
-	requireVerdict(t, dsql.VerdictSNI, r)
+	requireVerdict(t, dsqldoctor.VerdictSNI, r)
 	require.Contains(t, r.Summary, c.ClusterID+".dsql-fnh4.us-east-1.on.aws")
 	require.Contains(t, fmt.Sprint(r.Evidence), "dialled "+reportHost+":5432, sent "+c.ClusterID)
 	require.Contains(t, stepOf(t, r, "startup, dialled name").Seen, "invalid sni")
@@ -499,22 +495,22 @@ func TestDiagnoseReportOfInspection(t *testing.T) {
 	r := diagnose(t, 3*time.Second, c)
 	for _, row := range []struct {
 		step   string
-		result dsql.StepResult
+		result dsqldoctor.StepResult
 		seen   string
 	}{
-		{"tcp " + b, dsql.StepOK, "connected"},
-		{"token", dsql.StepOK, "AWS4-HMAC-SHA256, DbConnectAdmin for " + publicName},
-		{"token", dsql.StepOK, "good for 15m0s, with a security token"},
-		{"tls direct", dsql.StepFailed, "connection reset after the ClientHello"},
-		{"tls after SSLRequest", dsql.StepFailed, "no answer to the SSLRequest within"},
-		{"plaintext", dsql.StepNote, "no answer to the startup message within"},
-		{"login", dsql.StepSkipped, "there is no TLS"},
+		{"tcp " + b, dsqldoctor.StepOK, "connected"},
+		{"token", dsqldoctor.StepOK, "AWS4-HMAC-SHA256, DbConnectAdmin for " + publicName},
+		{"token", dsqldoctor.StepOK, "good for 15m0s, with a security token"},
+		{"tls direct", dsqldoctor.StepFailed, "connection reset after the ClientHello"},
+		{"tls after SSLRequest", dsqldoctor.StepFailed, "no answer to the SSLRequest within"},
+		{"plaintext", dsqldoctor.StepNote, "no answer to the startup message within"},
+		{"login", dsqldoctor.StepSkipped, "there is no TLS"},
 	} {
 		s := stepOf(t, r, row.step)
 		require.Equal(t, row.result, s.Result, s)
 		require.Contains(t, s.Seen, row.seen)
 	}
-	requireVerdict(t, dsql.VerdictInspection, r)
+	requireVerdict(t, dsqldoctor.VerdictInspection, r)
 	require.Contains(t, r.Summary, "deep packet inspection")
 	require.Contains(t, fmt.Sprint(r.Evidence), "credentials and token are fine")
 	for _, way := range []string{
@@ -526,7 +522,7 @@ func TestDiagnoseReportOfInspection(t *testing.T) {
 
 	// The way round that it names works: a tunnel that the box does not see into.
 	c.DialAddress = newBox(t, server, box{})
-	requireVerdict(t, dsql.VerdictOK, diagnose(t, 10*time.Second, c))
+	requireVerdict(t, dsqldoctor.VerdictOK, diagnose(t, 10*time.Second, c))
 }
 
 func TestDiagnoseInspection(t *testing.T) {
@@ -547,20 +543,20 @@ func TestDiagnoseInspection(t *testing.T) {
 	for name, test := range map[string]struct {
 		box         box
 		negotiation string
-		want        dsql.Verdict
+		want        dsqldoctor.Verdict
 		says        string
 	}{
-		"both ways":              {box{hello: always(reset)}, "", dsql.VerdictInspection, "deep packet inspection"},
-		"both ways, in silence":  {box{hello: always(mute)}, "", dsql.VerdictInspection, "deep packet inspection"},
-		"both ways, hung up":     {box{hello: always(hangUp), plaintext: mute}, "postgres", dsql.VerdictInspection, "deep packet inspection"},
-		"by name":                {box{hello: named}, "", dsql.VerdictInspection, "inspection by server name"},
-		"by size":                {box{hello: large}, "", dsql.VerdictInspectionKeyExchange, "GODEBUG=tlsmlkem=0"},
-		"SSLRequest only":        {box{sslRequest: reset}, "postgres", dsql.VerdictInspectionSSLRequest, `SSLNegotiation: "direct"`},
-		"SSLRequest, not in use": {box{sslRequest: mute}, "", dsql.VerdictOK, "psql before version 17"},
-		"direct only":            {box{direct: reset}, "", dsql.VerdictInspectionDirect, `SSLNegotiation: "postgres"`},
-		"direct, not in use":     {box{direct: reset}, "postgres", dsql.VerdictOK, "direct TLS does not work here"},
-		"all silent":             {box{direct: mute, sslRequest: mute, plaintext: mute}, "", dsql.VerdictSilence, "nothing is ever said"},
-		"all hung up":            {box{direct: hangUp, sslRequest: hangUp, plaintext: hangUp}, "", dsql.VerdictTunnel, "its far end is not reached"},
+		"both ways":              {box{hello: always(reset)}, "", dsqldoctor.VerdictInspection, "deep packet inspection"},
+		"both ways, in silence":  {box{hello: always(mute)}, "", dsqldoctor.VerdictInspection, "deep packet inspection"},
+		"both ways, hung up":     {box{hello: always(hangUp), plaintext: mute}, "postgres", dsqldoctor.VerdictInspection, "deep packet inspection"},
+		"by name":                {box{hello: named}, "", dsqldoctor.VerdictInspection, "inspection by server name"},
+		"by size":                {box{hello: large}, "", dsqldoctor.VerdictInspectionKeyExchange, "GODEBUG=tlsmlkem=0"},
+		"SSLRequest only":        {box{sslRequest: reset}, "postgres", dsqldoctor.VerdictInspectionSSLRequest, `SSLNegotiation: "direct"`},
+		"SSLRequest, not in use": {box{sslRequest: mute}, "", dsqldoctor.VerdictOK, "psql before version 17"},
+		"direct only":            {box{direct: reset}, "", dsqldoctor.VerdictInspectionDirect, `SSLNegotiation: "postgres"`},
+		"direct, not in use":     {box{direct: reset}, "postgres", dsqldoctor.VerdictOK, "direct TLS does not work here"},
+		"all silent":             {box{direct: mute, sslRequest: mute, plaintext: mute}, "", dsqldoctor.VerdictSilence, "nothing is ever said"},
+		"all hung up":            {box{direct: hangUp, sslRequest: hangUp, plaintext: hangUp}, "", dsqldoctor.VerdictTunnel, "its far end is not reached"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -580,10 +576,10 @@ func TestDiagnoseProxyOpensTLS(t *testing.T) {
 		c := temporary(server)
 		c.DialAddress, c.SSLNegotiation = p.address, negotiation
 		r := diagnose(t, 10*time.Second, c)
-		requireVerdict(t, dsql.VerdictCertificate, r)
+		requireVerdict(t, dsqldoctor.VerdictCertificate, r)
 		require.Contains(t, r.Summary, "Corporate Proxy CA")
 		require.Contains(t, r.Summary, "a proxy that opens TLS")
-		require.Equal(t, dsql.StepSkipped, stepOf(t, r, "login").Result)
+		require.Equal(t, dsqldoctor.StepSkipped, stepOf(t, r, "login").Result)
 		require.Empty(t, p.heard(), "nothing is said to a server that is not trusted")
 	}
 
@@ -596,7 +592,7 @@ func TestDiagnoseProxyOpensTLS(t *testing.T) {
 				c.RootCAs = x509.NewCertPool()
 			}
 			r := diagnose(t, 10*time.Second, c)
-			requireVerdict(t, dsql.VerdictCertificate, r)
+			requireVerdict(t, dsqldoctor.VerdictCertificate, r)
 			require.Contains(t, r.Summary, "lack Amazon Root CA 1")
 			require.Contains(t, fmt.Sprint(r.Remedies), says)
 		}
@@ -607,7 +603,7 @@ func TestDiagnoseProxyOpensTLS(t *testing.T) {
 		c := temporary(server)
 		c.DialAddress, c.RootCAs = p.address, p.roots
 		r := diagnose(t, 10*time.Second, c)
-		requireVerdict(t, dsql.VerdictCertificate, r)
+		requireVerdict(t, dsqldoctor.VerdictCertificate, r)
 		require.Contains(t, r.Summary, "not for "+publicName+", but for *.dsql.eu-west-1.on.aws")
 	})
 
@@ -616,7 +612,7 @@ func TestDiagnoseProxyOpensTLS(t *testing.T) {
 		c := temporary(server)
 		c.DialAddress, c.RootCAs = p.address, p.roots
 		r := diagnose(t, 10*time.Second, c)
-		requireVerdict(t, dsql.VerdictRefused, r)
+		requireVerdict(t, dsqldoctor.VerdictRefused, r)
 		require.Contains(t, p.heard(), "X-Amz-Signature", "the answer holds it")
 		require.Contains(t, stepOf(t, r, "login").Seen, "your password is [hidden]")
 	})
@@ -631,7 +627,7 @@ func TestDiagnosePort(t *testing.T) {
 	c := temporary(server)
 	c.DialAddress = closed
 	r := diagnose(t, 3*time.Second, c)
-	requireVerdict(t, dsql.VerdictPort, r)
+	requireVerdict(t, dsqldoctor.VerdictPort, r)
 	require.Contains(t, r.Summary, "near end of a tunnel")
 	require.Contains(t, fmt.Sprint(r.Remedies), "ssh -N -L 15432:"+publicName+":5432")
 
@@ -641,14 +637,14 @@ func TestDiagnosePort(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, network, closed)
 	}
 	r = diagnose(t, 3*time.Second, c)
-	requireVerdict(t, dsql.VerdictPort, r)
+	requireVerdict(t, dsqldoctor.VerdictPort, r)
 	require.Contains(t, r.Summary, "The port is closed: "+publicName+":5432")
 
 	t.Run("PostgreSQL without TLS", func(t *testing.T) {
 		c := temporary(server)
 		c.DialAddress = plainPostgres(t)
 		r := diagnose(t, 3*time.Second, c)
-		requireVerdict(t, dsql.VerdictOtherServer, r)
+		requireVerdict(t, dsqldoctor.VerdictOtherServer, r)
 		require.Contains(t, r.Summary, "PostgreSQL server that does without TLS")
 	})
 }
@@ -658,14 +654,14 @@ func TestDiagnoseDNS(t *testing.T) {
 	for name, test := range map[string]struct {
 		answer func(kind uint16) (rcode byte, addresses []netip.Addr)
 		host   string
-		want   dsql.Verdict
+		want   dsqldoctor.Verdict
 		says   []string
 	}{
-		"no such name":        {func(uint16) (byte, []netip.Addr) { return 3, nil }, publicName, dsql.VerdictDNS, []string{"does not resolve", "aws dsql get-cluster"}},
-		"private DNS is off":  {func(uint16) (byte, []netip.Addr) { return 3, nil }, privateName, dsql.VerdictDNS, []string{"--private-dns-enabled", `vpce-….dsql-fnh4.us-east-1.vpce.amazonaws.com`, reportID}},
-		"no addresses":        {func(uint16) (byte, []netip.Addr) { return 0, nil }, publicName, dsql.VerdictDNS, []string{"does not resolve"}},
-		"the server fails":    {func(uint16) (byte, []netip.Addr) { return 2, nil }, publicName, dsql.VerdictDNS, []string{"The resolver does not answer"}},
-		"the server is quiet": {nil, publicName, dsql.VerdictDNS, []string{"The resolver does not answer"}},
+		"no such name":        {func(uint16) (byte, []netip.Addr) { return 3, nil }, publicName, dsqldoctor.VerdictDNS, []string{"does not resolve", "aws dsql get-cluster"}},
+		"private DNS is off":  {func(uint16) (byte, []netip.Addr) { return 3, nil }, privateName, dsqldoctor.VerdictDNS, []string{"--private-dns-enabled", `vpce-….dsql-fnh4.us-east-1.vpce.amazonaws.com`, reportID}},
+		"no addresses":        {func(uint16) (byte, []netip.Addr) { return 0, nil }, publicName, dsqldoctor.VerdictDNS, []string{"does not resolve"}},
+		"the server fails":    {func(uint16) (byte, []netip.Addr) { return 2, nil }, publicName, dsqldoctor.VerdictDNS, []string{"The resolver does not answer"}},
+		"the server is quiet": {nil, publicName, dsqldoctor.VerdictDNS, []string{"The resolver does not answer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nettest.NameServer(t, test.answer)
@@ -676,8 +672,8 @@ func TestDiagnoseDNS(t *testing.T) {
 			for _, says := range test.says {
 				require.Contains(t, r.String(), says)
 			}
-			require.Equal(t, dsql.StepSkipped, stepOf(t, r, "tcp").Result)
-			require.Equal(t, dsql.StepOK, stepOf(t, r, "token").Result)
+			require.Equal(t, dsqldoctor.StepSkipped, stepOf(t, r, "tcp").Result)
+			require.Equal(t, dsqldoctor.StepOK, stepOf(t, r, "token").Result)
 		})
 	}
 
@@ -693,7 +689,7 @@ func TestDiagnoseDNS(t *testing.T) {
 		c := temporary(server)
 		c.DialAddress = "db.example.com:" + port
 		r := diagnose(t, 10*time.Second, c)
-		requireVerdict(t, dsql.VerdictOK, r)
+		requireVerdict(t, dsqldoctor.VerdictOK, r)
 		require.Equal(t, "db.example.com is 127.0.0.1 (this host)", stepOf(t, r, "dns").Seen)
 	})
 }
@@ -710,7 +706,7 @@ func TestDiagnoseDeadline(t *testing.T) {
 		return nil, errors.New("too late")
 	}
 	r := diagnose(t, time.Second, c)
-	requireVerdict(t, dsql.VerdictPort, r)
+	requireVerdict(t, dsqldoctor.VerdictPort, r)
 
 	c = temporary(server)
 	c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -718,11 +714,11 @@ func TestDiagnoseDeadline(t *testing.T) {
 		return aws.Credentials{}, nil
 	})
 	r = diagnose(t, 2*time.Second, c)
-	requireVerdict(t, dsql.VerdictCredentials, r)
-	require.Equal(t, dsql.StepOK, stepOf(t, r, "startup").Result)
+	requireVerdict(t, dsqldoctor.VerdictCredentials, r)
+	require.Equal(t, dsqldoctor.StepOK, stepOf(t, r, "startup").Result)
 
-	r = dsql.Diagnose(ended, temporary(server))
-	requireVerdict(t, dsql.VerdictIncomplete, r)
+	r = dsqldoctor.Diagnose(ended, temporary(server), nil)
+	requireVerdict(t, dsqldoctor.VerdictIncomplete, r)
 	require.Len(t, r.Steps, len(everyStep))
 	for _, s := range r.Steps {
 		require.Equal(t, "no time left", s.Seen, s.Name)
@@ -732,22 +728,21 @@ func TestDiagnoseDeadline(t *testing.T) {
 	s := dsqltest.New(t, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnAccept, Effect: dsqltest.Silence})))
 	c = temporary(s)
 	ctx, cancel := context.WithCancel(t.Context())
-	c.OnStep = func(s dsql.Step) {
+	began := time.Now()
+	r = dsqldoctor.Diagnose(ctx, c, func(s dsqldoctor.Step) {
 		if strings.HasPrefix(s.Name, "tcp") {
 			cancel()
 		}
-	}
-	began := time.Now()
-	r = dsql.Diagnose(ctx, c)
+	})
 	require.Less(t, time.Since(began), 5*time.Second)
-	requireVerdict(t, dsql.VerdictIncomplete, r)
+	requireVerdict(t, dsqldoctor.VerdictIncomplete, r)
 	require.Equal(t, "no time left", stepOf(t, r, "tls direct").Seen)
 }
 
 func TestStepString(t *testing.T) {
-	for want, s := range map[string]dsql.Step{
-		"ok       tls direct                   83ms  TLS 1.3":                     {Name: "tls direct", Result: dsql.StepOK, Took: 83 * time.Millisecond, Seen: "TLS 1.3"},
-		"note     plaintext                    1.5s  no answer; there is silence": {Name: "plaintext", Result: dsql.StepNote, Took: 1500 * time.Millisecond, Seen: "no answer", Means: "there is silence"},
+	for want, s := range map[string]dsqldoctor.Step{
+		"ok       tls direct                   83ms  TLS 1.3":                     {Name: "tls direct", Result: dsqldoctor.StepOK, Took: 83 * time.Millisecond, Seen: "TLS 1.3"},
+		"note     plaintext                    1.5s  no answer; there is silence": {Name: "plaintext", Result: dsqldoctor.StepNote, Took: 1500 * time.Millisecond, Seen: "no answer", Means: "there is silence"},
 	} {
 		require.Equal(t, want, s.String())
 	}

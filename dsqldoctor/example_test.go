@@ -1,12 +1,22 @@
 package dsqldoctor_test
 
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
+)
+
 func ExampleDiagnose() {
 	ctx := context.Background()
-	report := dsql.Diagnose(ctx, server.Config())
+	report := dsqldoctor.Diagnose(ctx, server.Config(), nil)
 	fmt.Println(report.Verdict)
 
 	// A VPC endpoint does not say which cluster is meant.
-	report = dsql.Diagnose(ctx, dsql.Config{Host: "vpce-07acca8bd8980c621-nruuwp08.dsql-fnh4.us-east-1.vpce.amazonaws.com"})
+	report = dsqldoctor.Diagnose(ctx, dsql.Config{Host: "vpce-07acca8bd8980c621-nruuwp08.dsql-fnh4.us-east-1.vpce.amazonaws.com"}, nil)
 	fmt.Println(report.Verdict)
 	// Output:
 	// ok
@@ -14,12 +24,12 @@ func ExampleDiagnose() {
 }
 
 func ExampleReport() {
-	report := dsql.Diagnose(context.Background(), server.Config())
+	report := dsqldoctor.Diagnose(context.Background(), server.Config(), nil)
 	text, err := json.Marshal(report) // to compare with a report from another network
 	if err != nil {
 		log.Fatal(err)
 	}
-	var read dsql.Report
+	var read dsqldoctor.Report
 	fmt.Println(json.Unmarshal(text, &read), read.String() == report.String())
 	// Output: <nil> true
 }
@@ -27,29 +37,29 @@ func ExampleReport() {
 func ExampleReportTarget() {
 	config := server.Config()
 	config.User = "app"
-	target := dsql.Diagnose(context.Background(), config).Target
+	target := dsqldoctor.Diagnose(context.Background(), config, nil).Target
 	fmt.Println(target.User, target.Action, target.ServerName == server.Endpoint())
 	// Output: app DbConnect true
 }
 
 func ExampleStep() {
 	config := server.Config()
-	config.OnStep = func(step dsql.Step) { // as it ends
-		if step.Result == dsql.StepFailed {
+	printFailed := func(step dsqldoctor.Step) {
+		if step.Result == dsqldoctor.StepFailed {
 			fmt.Println(step)
 		}
 	}
-	fmt.Println(dsql.Diagnose(context.Background(), config).Verdict)
+	fmt.Println(dsqldoctor.Diagnose(context.Background(), config, printFailed).Verdict)
 	// Output: ok
 }
 
 func ExampleStepResult() {
 	failed := 0
-	for _, step := range dsql.Diagnose(context.Background(), server.Config()).Steps {
+	for _, step := range dsqldoctor.Diagnose(context.Background(), server.Config(), nil).Steps {
 		switch step.Result {
-		case dsql.StepFailed:
+		case dsqldoctor.StepFailed:
 			failed++
-		case dsql.StepOK, dsql.StepNote, dsql.StepSkipped:
+		case dsqldoctor.StepOK, dsqldoctor.StepNote, dsqldoctor.StepSkipped:
 		}
 	}
 	fmt.Println(failed, "steps failed")
@@ -57,14 +67,13 @@ func ExampleStepResult() {
 }
 
 func ExampleVerdict() {
-	switch verdict := dsql.Diagnose(context.Background(), server.Config()).Verdict; verdict {
-	case dsql.VerdictOK:
+	switch verdict := dsqldoctor.Diagnose(context.Background(), server.Config(), nil).Verdict; verdict {
+	case dsqldoctor.VerdictOK:
 		fmt.Println("all is well")
-	case dsql.VerdictInspection, dsql.VerdictPort, dsql.VerdictSilence:
+	case dsqldoctor.VerdictInspection, dsqldoctor.VerdictPort, dsqldoctor.VerdictSilence:
 		fmt.Println("the network:", verdict)
 	default:
 		fmt.Println(verdict)
 	}
 	// Output: all is well
 }
-

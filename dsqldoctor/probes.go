@@ -1,12 +1,14 @@
-package dsql
+package dsqldoctor
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -18,6 +20,10 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/refusal"
 )
 
 // ending is how a probe ended, as far as the verdict depends on it.
@@ -51,15 +57,15 @@ func (e ending) hungUp() bool { return e == endReset || e == endClosed }
 type finding struct {
 	ending ending
 	err    error
-	phase  phase // how far it got
+	phase  login.Phase // how far it got
 	took   time.Duration
 	limit  time.Duration // that it had
 	none   string        // why it was not tried
 
 	tls *tls.ConnectionState // once the handshake was done
 
-	// Of a refusal: its sentinel and advice, HINT and SQLSTATE.
-	kind               error
+	// Of a refusal: its kind and advice, HINT and SQLSTATE.
+	kind               refusal.Kind
 	advice, hint, code string
 }
 
@@ -86,9 +92,9 @@ func endingOf(err error) ending {
 		return endUnresolved
 	case errors.As(err, &certificate):
 		return endUntrusted
-	case errors.As(err, &record), errors.Is(err, errNoTLS):
+	case errors.As(err, &record), errors.Is(err, login.ErrNoTLS):
 		return endNotTLS
-	case errors.Is(err, errProtocol):
+	case errors.Is(err, login.ErrProtocol):
 		return endOtherServer
 	case errors.As(err, &operation) && operation.Op == "remote error": // crypto/tls has no better mark
 		return endAlert
@@ -113,11 +119,11 @@ func isErrno(err error, unix, winsock syscall.Errno) bool {
 }
 
 // found makes a finding of how far a probe got.
-func found(p phase, err error) finding {
+func found(p login.Phase, err error) finding {
 	f := finding{ending: endingOf(err), err: err, phase: p}
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		f.advice, f.kind = classify(pgErr)
+		f.kind, f.advice = refusal.Classify(pgErr)
 		f.code, f.hint = pgErr.Code, pgErr.Hint
 	}
 	return f
@@ -126,22 +132,23 @@ func found(p phase, err error) finding {
 var (
 	// errAsked ends a login where the server asks for the password.
 	errAsked = errors.New("the server asks for the token")
-	errOpen  = fmt.Errorf("%w: a session without a password", errProtocol)
+	errOpen  = fmt.Errorf("%w: a session without a password", login.ErrProtocol)
 )
 
 // phaseQuery follows the login; only Diagnose gets there.
-const phaseQuery phase = "query"
+const phaseQuery login.Phase = "query"
 
 // prober dials on its own account, each probe anew: one attempt, no pacing.
 type prober struct {
-	config   Config
-	endpoint Endpoint
+	config   dsql.Config
+	endpoint dsql.Endpoint
+	token    string
 	dial     pgconn.DialFunc
 	address  string // that answered, or the DialAddress for a DialFunc to resolve
 }
 
 // lookup asks the system's resolver for A and AAAA records.
-func lookup(ctx context.Context, host string) ([]netip.Addr, error) {
+func lookupHost(ctx context.Context, host string) ([]netip.Addr, error) {
 	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 	for i, a := range addresses {
 		addresses[i] = a.Unmap()
@@ -155,7 +162,7 @@ func (p *prober) connect(ctx context.Context, address string) finding {
 	if err == nil {
 		conn.Close()
 	}
-	return found(phaseDial, err)
+	return found(login.PhaseDial, err)
 }
 
 // way is how TLS is begun.
@@ -171,7 +178,7 @@ type way struct {
 // end the handshake where it fails and show less of the chain, so the same check
 // is made afterwards.
 func (p *prober) handshake(ctx context.Context, w way) finding {
-	config := newTLSConfig(w.serverName, p.config.RootCAs)
+	config := login.TLSConfig(w.serverName, p.config.RootCAs)
 	config.InsecureSkipVerify = true
 	conn, f := p.secure(ctx, w, config)
 	if conn == nil {
@@ -201,21 +208,21 @@ func (p *prober) secure(ctx context.Context, w way, config *tls.Config) (conn *t
 	}
 	raw, err := p.dial(ctx, "tcp", p.address)
 	if err != nil {
-		return nil, found(phaseDial, err)
+		return nil, found(login.PhaseDial, err)
 	}
 	if w.sslRequest {
-		if err := during(ctx, raw, func() error { return negotiateTLS(raw) }); err != nil {
+		if err := login.RequestTLS(ctx, raw); err != nil {
 			raw.Close()
-			return nil, found(phaseSSLRequest, err)
+			return nil, found(login.PhaseSSLRequest, err)
 		}
 	}
 	conn = tls.Client(raw, config)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		raw.Close()
-		return nil, found(phaseTLS, err)
+		return nil, found(login.PhaseTLS, err)
 	}
 	state := conn.ConnectionState()
-	f = found(phaseTLS, nil)
+	f = found(login.PhaseTLS, nil)
 	f.tls = &state
 	return conn, f
 }
@@ -223,22 +230,18 @@ func (p *prober) secure(ctx context.Context, w way, config *tls.Config) (conn *t
 // startup sends a startup message without a password and waits for what the server makes of it: it
 // asks for the password when it has found the cluster.
 func (p *prober) startup(ctx context.Context, w way) finding {
-	conn, f := p.secure(ctx, w, newTLSConfig(w.serverName, p.config.RootCAs))
+	conn, f := p.secure(ctx, w, login.TLSConfig(w.serverName, p.config.RootCAs))
 	if conn == nil {
 		return f
 	}
 	defer conn.NetConn().Close()
-	database := p.config.Database
-	if database == "" {
-		database = defaultDatabase
-	}
-	return greet(ctx, conn, p.config.user(), database)
+	return greet(ctx, conn, cmp.Or(p.config.User, adminUser), defaultDatabase)
 }
 
 // unverified is startup for a server whose certificate need not be for the name sent. It does not say who
 // the user is.
 func (p *prober) unverified(ctx context.Context, w way) finding {
-	config := newTLSConfig(w.serverName, p.config.RootCAs)
+	config := login.TLSConfig(w.serverName, p.config.RootCAs)
 	config.InsecureSkipVerify = true
 	conn, f := p.secure(ctx, w, config)
 	if conn == nil {
@@ -252,7 +255,7 @@ func (p *prober) unverified(ctx context.Context, w way) finding {
 func (p *prober) plaintext(ctx context.Context) finding {
 	conn, err := p.dial(ctx, "tcp", p.address)
 	if err != nil {
-		return found(phaseDial, err)
+		return found(login.PhaseDial, err)
 	}
 	defer conn.Close()
 	return greet(ctx, conn, adminUser, defaultDatabase)
@@ -265,13 +268,13 @@ func greet(ctx context.Context, conn net.Conn, user, database string) finding {
 	}
 	startup, err := message.Encode(nil)
 	if err != nil {
-		return found(phaseLogin, err)
+		return found(login.PhaseLogin, err)
 	}
-	err = during(ctx, conn, func() error {
+	err = login.Interruptible(ctx, conn, func() error {
 		if _, err := conn.Write(startup); err != nil {
 			return err
 		}
-		_, err := readLogin(conn, func() error { return errAsked }, false)
+		_, err := login.ReadAnswers(conn, func() error { return errAsked }, false)
 		return err
 	})
 	switch {
@@ -280,44 +283,48 @@ func greet(ctx context.Context, conn net.Conn, user, database string) finding {
 	case err == nil:
 		err = errOpen
 	}
-	return found(phaseLogin, err)
+	return found(login.PhaseLogin, err)
 }
 
 // login opens a session as Connect does, in one attempt. conn is nil when that fails.
-func (p *prober) login(ctx context.Context, tokens *TokenSource, w way, early bool) (conn *pgx.Conn, f finding) {
-	t := &target{
-		endpoint: p.endpoint, tokens: tokens, user: p.config.user(), earlyAuth: early, observe: newObserver(Config{}),
-		dial: func(ctx context.Context, network, _ string) (net.Conn, error) { return p.dial(ctx, network, p.address) },
-	}
-	c := p.config
-	if c.SSLNegotiation = "direct"; w.sslRequest {
-		c.SSLNegotiation = "postgres"
-	}
-	pool, err := c.poolConfig(t)
+func (p *prober) login(ctx context.Context, w way, early bool) (conn *pgx.Conn, f finding) {
+	cc, err := p.config.ConnConfig(ctx)
 	if err != nil {
-		return nil, found(phaseLogin, err)
+		return nil, found(login.PhaseLogin, err)
 	}
-	var failed *connectError
-	cc := pool.ConnConfig
+	phase, cause := login.PhaseLogin, error(nil)
 	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
-		l, first, err := t.newLogin(config, conn)
-		if err != nil {
-			return conn, err
+		attempt := login.Attempt{
+			Dial:       func(ctx context.Context) (net.Conn, error) { return p.dial(ctx, "tcp", p.address) },
+			TLS:        config.TLSConfig,
+			SSLRequest: w.sslRequest,
+			EarlyToken: early,
+			Startup:    startupMessage(config),
 		}
-		var session *sessionConn
-		if session, failed = l.attempt(ctx, first); failed != nil {
-			return conn, failed
+		var session *login.Session
+		if session, phase, cause = attempt.Open(ctx, nil, p.token); cause != nil {
+			return conn, cause
 		}
 		return session, nil
 	}
 	conn, err = pgx.ConnectConfig(ctx, cc)
 	switch {
-	case failed != nil:
-		return nil, found(failed.phase, failed.cause)
+	case cause != nil:
+		return nil, found(phase, cause)
 	case err != nil:
-		return nil, found(phaseLogin, err)
+		return nil, found(login.PhaseLogin, err)
 	}
-	return conn, found(phaseLogin, nil)
+	return conn, found(login.PhaseLogin, nil)
+}
+
+// startupMessage is the one that pgx will write for config.
+func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
+	m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: maps.Clone(config.RuntimeParams)}
+	if v := config.MaxProtocolVersion; v == "3.2" || v == "latest" {
+		m.ProtocolVersion = pgproto3.ProtocolVersion32
+	}
+	m.Parameters["user"], m.Parameters["database"] = config.User, config.Database
+	return m
 }
 
 // hostOf is the host of a "host:port".

@@ -1,4 +1,4 @@
-package dsql
+package dsqldoctor
 
 import (
 	"context"
@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/refusal"
 )
 
 // skewToNote is from where a clock that is off is worth a word. Tokens are refused later
@@ -110,16 +114,16 @@ func (f *findings) judge() ruling {
 
 func (f *findings) judgeConfig() (ruling, bool) {
 	err := f.invalid
-	if err == nil && errors.Is(f.credentials.err, ErrConfig) {
+	if err == nil && errors.Is(f.credentials.err, dsql.ErrConfig) {
 		err = f.credentials.err
 	}
 	switch {
 	case err == nil:
 		return ruling{}, false
-	case errors.Is(err, ErrCredentials):
+	case errors.Is(err, dsql.ErrCredentials):
 		return f.credentialsRuling(err), true
 	}
-	what := strings.TrimPrefix(err.Error(), ErrConfig.Error()+": ")
+	what := strings.TrimPrefix(err.Error(), dsql.ErrConfig.Error()+": ")
 	fault, remedy, _ := strings.Cut(what, "; ")
 	r := ruling{verdict: VerdictConfig, summary: "The configuration cannot work: " + strings.Replace(fault, ": ", " ", 1) + "."}
 	if remedy != "" {
@@ -133,7 +137,7 @@ func (f *findings) judgeConfig() (ruling, bool) {
 
 func (f *findings) judgeCredentials() (ruling, bool) {
 	for _, probe := range []finding{f.credentials, f.token} {
-		if probe.tried() && probe.ending != endGood && !errors.Is(probe.err, ErrConfig) {
+		if probe.tried() && probe.ending != endGood && !errors.Is(probe.err, dsql.ErrConfig) {
 			return f.credentialsRuling(probe.err), true
 		}
 	}
@@ -322,7 +326,7 @@ func (f *findings) judgeTLS() (ruling, bool) {
 		return r, true
 	case mine.derived.ending == endAlert:
 		return f.judgeAlert(r, mine), true
-	case d.derived.ending == endSilent && k.derived.ending == endSilent && k.derived.phase == phaseSSLRequest && p == endSilent &&
+	case d.derived.ending == endSilent && k.derived.ending == endSilent && k.derived.phase == login.PhaseSSLRequest && p == endSilent &&
 		!d.otherSNI() && !k.otherSNI():
 		r.verdict = VerdictSilence
 		r.summary = fmt.Sprintf("TCP connects to %s, and then nothing is ever said.", f.target.DialAddress)
@@ -332,7 +336,7 @@ func (f *findings) judgeTLS() (ruling, bool) {
 		}
 		r.remedies = append(r.remedies, f.detours()...)
 		return r, true
-	case f.tunnel && d.derived.ending.hungUp() && k.derived.ending.hungUp() && k.derived.phase != phaseTLS && p.hungUp():
+	case f.tunnel && d.derived.ending.hungUp() && k.derived.ending.hungUp() && k.derived.phase != login.PhaseTLS && p.hungUp():
 		return f.judgeTunnel(r), true
 	}
 	r.verdict = VerdictInspection
@@ -455,40 +459,40 @@ func (f *findings) judgeServer() (ruling, bool) {
 	}
 	r := ruling{evidence: []string{last.text()}}
 	switch {
-	case last.kind == ErrInvalidSNI:
+	case last.kind == refusal.InvalidSNI:
 		r.verdict = VerdictSNI
 		r.summary = fmt.Sprintf("The server knows no cluster by the server name %s.", f.target.ServerName)
 		r.evidence = append(r.evidence, fmt.Sprintf("dialled %s, sent %s as SNI", f.target.DialAddress, f.target.ServerName))
 		r.remedies = f.nameRemedies()
-	case last.kind == ErrClusterWaking:
+	case last.kind == refusal.ClusterWaking:
 		r.verdict = VerdictWaking
 		r.summary = "The cluster was idle and is waking up."
 		r.remedies = []string{"Try again in some seconds. Connect, NewPool and OpenDB do so by themselves until Config.ConnectTimeout (30 s by default) or the context ends."}
-	case last.kind == ErrTooManyConnections:
+	case last.kind == refusal.TooManyConnections:
 		r.verdict = VerdictQuota
 		r.summary = "The cluster has as many connections as its quota allows."
 		r.remedies = []string{
 			"Close what is idle, and use smaller pools: pool_max_conns in Config.Params, times the number of processes.",
 			"Have the quota raised (Service Quotas, Amazon Aurora DSQL): 10,000 connections a cluster by default.",
 		}
-	case last.kind == ErrRateExceeded:
+	case last.kind == refusal.RateExceeded:
 		r.verdict = VerdictQuota
 		r.summary = "More connections are being opened than the cluster's quota allows."
 		r.remedies = []string{
 			"Keep connections in a pool instead of opening one a request, and start processes one after the other.",
 			"Config.ConnectRate and ConnectBurst pace one process: give each its share of 100 a second after a burst of 1,000, or have the quota raised (Service Quotas, Amazon Aurora DSQL).",
 		}
-	case last.kind == ErrTokenExpired:
+	case last.kind == refusal.TokenExpired:
 		r.verdict = VerdictClock
-		r.summary = "The server takes a fresh token for an expired one: this host's clock is wrong" + skew(strings.ToLower(last.hint), time.Now()) + "."
+		r.summary = "The server takes a fresh token for an expired one: this host's clock is wrong" + refusal.ClockSkew(last.hint, time.Now()) + "."
 		r.remedies = clockRemedies
-	case last.kind == ErrAccessDenied && strings.Contains(strings.ToLower(last.hint), "wrong user to action mapping"):
+	case last.kind == refusal.WrongAction:
 		r.verdict = VerdictTokenKind
 		r.summary = fmt.Sprintf("The token is of the wrong kind: the role %q does not go with the action %s.", f.target.User, f.target.Action)
 		r.remedies = []string{
 			`The role admin, written so, needs a token for DbConnectAdmin, and every other role one for DbConnect. This library signs the right kind for Config.User: leave it empty, or "admin", for the administrator.`,
 		}
-	case last.kind == ErrAccessDenied:
+	case last.kind == refusal.AccessDenied:
 		r.verdict = VerdictAccess
 		r.summary = fmt.Sprintf("The cluster was found, and refuses this identity the role %q.", f.target.User)
 		r.remedies = f.accessRemedies()
@@ -527,7 +531,7 @@ func (f *findings) fine() ruling {
 	}
 	r := ruling{verdict: VerdictOK, summary: fmt.Sprintf("Everything works: connected to %s as %s.", f.target.ServerName, f.target.User)}
 	r.evidence = []string{fmt.Sprintf("login by %s in %s", negotiations[f.working()], rounded(f.login.took))}
-	if f.startup.kind != nil {
+	if f.startup.kind != refusal.None {
 		r.evidence = append(r.evidence, "a moment before, the server said: "+f.startup.text())
 	}
 	for _, t := range f.tcp {
@@ -600,7 +604,7 @@ func (f *findings) sshCommand() string {
 
 // text says what was seen, for a reader.
 func (f finding) text() string {
-	step := map[phase]string{phaseDial: "the connection request", phaseSSLRequest: "the SSLRequest", phaseTLS: "the ClientHello", phaseLogin: "the startup message"}[f.phase]
+	step := map[login.Phase]string{login.PhaseDial: "the connection request", login.PhaseSSLRequest: "the SSLRequest", login.PhaseTLS: "the ClientHello", login.PhaseLogin: "the startup message"}[f.phase]
 	var record tls.RecordHeaderError
 	switch {
 	case !f.tried():
@@ -611,9 +615,9 @@ func (f finding) text() string {
 		return fmt.Sprintf("no answer to %s within %s", step, rounded(f.limit))
 	case f.ending == endSilent:
 		return fmt.Sprintf("no answer within %s", rounded(f.limit))
-	case f.ending == endReset && f.phase != phaseDial:
+	case f.ending == endReset && f.phase != login.PhaseDial:
 		return "connection reset after " + step
-	case f.ending == endClosed && f.phase != phaseDial:
+	case f.ending == endClosed && f.phase != login.PhaseDial:
 		return "connection closed after " + step
 	case f.hint != "":
 		return fmt.Sprintf("%v (HINT: %s)", f.err, f.hint)

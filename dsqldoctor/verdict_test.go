@@ -1,4 +1,4 @@
-package dsql
+package dsqldoctor
 
 import (
 	"context"
@@ -17,6 +17,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
 func TestEndingOf(t *testing.T) {
@@ -31,8 +33,8 @@ func TestEndingOf(t *testing.T) {
 		endUnresolved:  {&net.DNSError{IsTimeout: true}, &net.DNSError{IsTemporary: true}},
 		endUntrusted:   {&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}},
 		endAlert:       {&net.OpError{Op: "remote error", Err: errors.New("tls: unrecognized name")}},
-		endNotTLS:      {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, fmt.Errorf("%w: the answer is 'N'", errNoTLS)},
-		endOtherServer: {fmt.Errorf("%w: SCRAM", errProtocol)},
+		endNotTLS:      {tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, fmt.Errorf("%w: the answer is 'N'", login.ErrNoTLS)},
+		endOtherServer: {fmt.Errorf("%w: SCRAM", login.ErrProtocol)},
 		endRefusal:     {&pgconn.PgError{Code: "28000"}},
 		endBroken:      {errors.New("anything"), context.Canceled},
 	} {
@@ -43,7 +45,7 @@ func TestEndingOf(t *testing.T) {
 }
 
 // at is a finding of a probe that ended so in that phase.
-func at(p phase, e ending) finding {
+func at(p login.Phase, e ending) finding {
 	f := finding{ending: e, phase: p, limit: time.Second}
 	if e != endGood {
 		f.err = errors.New(string(e))
@@ -61,31 +63,31 @@ func through(d, c finding) *findings {
 	return &findings{
 		target: ReportTarget{DialAddress: "198.51.100.7:5432", ServerName: "id.dsql.us-east-1.on.aws", Region: "us-east-1", ClusterID: "id", User: adminUser},
 		direct: true, credentials: at("", endGood), token: at("", endGood),
-		tcp:       []tcpFinding{{"198.51.100.7:5432", at(phaseDial, endGood)}},
+		tcp:       []tcpFinding{{"198.51.100.7:5432", at(login.PhaseDial, endGood)}},
 		tls:       [2]tlsFindings{direct: {derived: d}, classic: {derived: c}},
-		plaintext: at(phaseLogin, endSilent),
+		plaintext: at(login.PhaseLogin, endSilent),
 	}
 }
 
 func TestJudge(t *testing.T) {
 	fine := func() *findings {
-		f := through(at(phaseTLS, endGood), at(phaseTLS, endGood))
-		f.startup, f.login, f.query = at(phaseLogin, endGood), at(phaseLogin, endGood), at(phaseQuery, endGood)
+		f := through(at(login.PhaseTLS, endGood), at(login.PhaseTLS, endGood))
+		f.startup, f.login, f.query = at(login.PhaseLogin, endGood), at(login.PhaseLogin, endGood), at(phaseQuery, endGood)
 		return f
 	}
 	refused := func(code, message, hint string) *findings {
 		f := fine()
-		f.login, f.query = found(phaseLogin, &pgconn.PgError{Code: code, Message: message, Hint: hint}), finding{}
+		f.login, f.query = found(login.PhaseLogin, &pgconn.PgError{Code: code, Message: message, Hint: hint}), finding{}
 		return f
 	}
 	certificate := func(issuer string, err error) *findings {
 		leaf := &x509.Certificate{Issuer: pkix.Name{Organization: []string{issuer}}, DNSNames: []string{"*.dsql.us-east-1.on.aws"}}
-		f := withTLS(at(phaseTLS, endUntrusted), &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}})
+		f := withTLS(at(login.PhaseTLS, endUntrusted), &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}})
 		f.err = err
 		return through(f, f)
 	}
 	state := &tls.ConnectionState{}
-	reset := at(phaseTLS, endReset)
+	reset := at(login.PhaseTLS, endReset)
 	for name, test := range map[string]struct {
 		findings *findings
 		change   func(*findings)
@@ -98,17 +100,17 @@ func TestJudge(t *testing.T) {
 		"no time for TLS":          {through(finding{none: noTime}, finding{none: noTime}), nil, VerdictIncomplete, "before it could tell"},
 		"no time for login":        {fine(), func(f *findings) { f.login, f.query = finding{none: noTime}, finding{none: noTime} }, VerdictIncomplete, "before it could tell"},
 
-		"reset, from afar":        {through(reset, at(phaseTLS, endReset)), nil, VerdictInspection, "deep packet inspection"},
-		"all hung up, far away":   {through(reset, at(phaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(phaseLogin, endReset) }, VerdictInspection, "deep packet inspection"},
-		"all hung up, nearby":     {through(reset, at(phaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(phaseLogin, endReset); f.tunnel = true }, VerdictTunnel, "ssh -N -L 15432:198.51.100.7:5432"},
-		"silence":                 {through(at(phaseTLS, endSilent), at(phaseSSLRequest, endSilent)), nil, VerdictSilence, "nothing is ever said"},
-		"silence after the S":     {through(at(phaseTLS, endSilent), at(phaseTLS, endSilent)), nil, VerdictInspection, "deep packet inspection"},
-		"the name passes not":     {through(reset, reset), func(f *findings) { f.tls[direct].without = withTLS(at(phaseTLS, endUntrusted), state) }, VerdictInspection, "server name"},
-		"the size passes not":     {through(reset, reset), func(f *findings) { f.tls[classic].small = withTLS(at(phaseTLS, endGood), state) }, VerdictInspectionKeyExchange, "GODEBUG"},
-		"the name is turned down": {through(at(phaseTLS, endAlert), at(phaseTLS, endAlert)), func(f *findings) { f.tls[direct].derived.err = errors.New("remote error: tls: unrecognized name") }, VerdictSNI, "turns down the server name"},
-		"any other alert":         {through(at(phaseTLS, endAlert), at(phaseTLS, endAlert)), nil, VerdictRefused, "turned down"},
-		"direct only":             {through(at(phaseTLS, endGood), reset), func(f *findings) { f.direct = false }, VerdictInspectionSSLRequest, `"direct"`},
-		"SSLRequest only":         {through(reset, at(phaseTLS, endGood)), nil, VerdictInspectionDirect, `"postgres"`},
+		"reset, from afar":        {through(reset, at(login.PhaseTLS, endReset)), nil, VerdictInspection, "deep packet inspection"},
+		"all hung up, far away":   {through(reset, at(login.PhaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(login.PhaseLogin, endReset) }, VerdictInspection, "deep packet inspection"},
+		"all hung up, nearby":     {through(reset, at(login.PhaseSSLRequest, endReset)), func(f *findings) { f.plaintext = at(login.PhaseLogin, endReset); f.tunnel = true }, VerdictTunnel, "ssh -N -L 15432:198.51.100.7:5432"},
+		"silence":                 {through(at(login.PhaseTLS, endSilent), at(login.PhaseSSLRequest, endSilent)), nil, VerdictSilence, "nothing is ever said"},
+		"silence after the S":     {through(at(login.PhaseTLS, endSilent), at(login.PhaseTLS, endSilent)), nil, VerdictInspection, "deep packet inspection"},
+		"the name passes not":     {through(reset, reset), func(f *findings) { f.tls[direct].without = withTLS(at(login.PhaseTLS, endUntrusted), state) }, VerdictInspection, "server name"},
+		"the size passes not":     {through(reset, reset), func(f *findings) { f.tls[classic].small = withTLS(at(login.PhaseTLS, endGood), state) }, VerdictInspectionKeyExchange, "GODEBUG"},
+		"the name is turned down": {through(at(login.PhaseTLS, endAlert), at(login.PhaseTLS, endAlert)), func(f *findings) { f.tls[direct].derived.err = errors.New("remote error: tls: unrecognized name") }, VerdictSNI, "turns down the server name"},
+		"any other alert":         {through(at(login.PhaseTLS, endAlert), at(login.PhaseTLS, endAlert)), nil, VerdictRefused, "turned down"},
+		"direct only":             {through(at(login.PhaseTLS, endGood), reset), func(f *findings) { f.direct = false }, VerdictInspectionSSLRequest, `"direct"`},
+		"SSLRequest only":         {through(reset, at(login.PhaseTLS, endGood)), nil, VerdictInspectionDirect, `"postgres"`},
 
 		"the root":  {certificate("Amazon", x509.UnknownAuthorityError{}), nil, VerdictCertificate, "ca-certificates"},
 		"own roots": {certificate("Amazon", x509.UnknownAuthorityError{}), func(f *findings) { f.ownRoots = true }, VerdictCertificate, "Leave Config.RootCAs"},
@@ -143,7 +145,7 @@ func TestJudgeEveryPattern(t *testing.T) {
 	state := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{{}}}
 	endings := []ending{endUntried, endGood, endSilent, endReset, endClosed, endRefusedPort, endUnreachable, endUnresolved, endUntrusted, endAlert, endNotTLS, endOtherServer, endRefusal, endBroken}
 	one := func(e ending) finding {
-		f := at(phaseTLS, e)
+		f := at(login.PhaseTLS, e)
 		if e == endUntrusted {
 			f = withTLS(f, state)
 		}
@@ -155,9 +157,9 @@ func TestJudgeEveryPattern(t *testing.T) {
 			for _, p := range endings {
 				for _, tunnel := range []bool{false, true} {
 					f := through(one(d), one(c))
-					f.plaintext, f.tunnel = at(phaseLogin, p), tunnel
+					f.plaintext, f.tunnel = at(login.PhaseLogin, p), tunnel
 					if p != endGood {
-						f.startup, f.login = at(phaseLogin, c), at(phaseLogin, p)
+						f.startup, f.login = at(login.PhaseLogin, c), at(login.PhaseLogin, p)
 					}
 					r := f.judge()
 					require.NotContains(t, []Verdict{"", VerdictOK}, r.verdict, "%s %s %s", d, c, p)
@@ -169,20 +171,4 @@ func TestJudgeEveryPattern(t *testing.T) {
 		}
 	}
 	require.GreaterOrEqual(t, len(seen), 7, seen)
-}
-
-func TestHider(t *testing.T) {
-	h := hider{}
-	h.add("a/secret+key", "[hidden]")
-	for text, want := range map[string]string{
-		"nothing":                             "nothing",
-		"a/secret+key and a%2Fsecret%2Bkey":   "[hidden] and [hidden]",
-		"x?X-Amz-Signature=0123abcd&b=c":      "x?X-Amz-Signature=[hidden]&b=c",
-		"X-Amz-Security-Token=IQo%2B, and so": "X-Amz-Security-Token=[hidden] and so",
-		"key AKIAIOSFODNN7EXAMPLE, so":        "key …MPLE, so",
-		"a\nb\x1b[31m\xff\u202e":              "a b [31m\ufffd ",
-		strings.Repeat("x", 2000):             strings.Repeat("x", 1000) + "…",
-	} {
-		require.Equal(t, want, h.from(text))
-	}
 }

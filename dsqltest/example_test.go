@@ -19,6 +19,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func Example() {
@@ -207,7 +208,7 @@ func ExampleServer_ConflictNext() {
 	defer conn.Close(ctx)
 	server.ConflictNext(2)
 	attempts := 0
-	err = dsql.RunTx(ctx, conn, func(tx pgx.Tx) error {
+	err = dsqltx.Run(ctx, conn, func(ctx context.Context, tx pgx.Tx) error {
 		attempts++
 		_, err := tx.Exec(ctx, "select 1")
 		return err
@@ -229,11 +230,11 @@ func ExampleServer_CutNext() {
 	}
 	defer conn.Close(ctx)
 	server.CutNext(1, dsqltest.AfterCommit)
-	err = dsql.RunTx(ctx, conn, func(tx pgx.Tx) error {
+	err = dsqltx.Run(ctx, conn, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select 1")
 		return err
 	})
-	fmt.Println("unknown:", errors.Is(err, dsql.ErrCommitUnknown), "applied:", server.Transactions().Applied)
+	fmt.Println("unknown:", errors.Is(err, dsqltx.ErrCommitUnknown), "applied:", server.Transactions().Applied)
 	// Output: unknown: true applied: 1
 }
 
@@ -257,7 +258,7 @@ func ExampleServer_SetCommitFaults() {
 		return dsqltest.NoFault
 	})
 	for range 2 {
-		_, err := dsql.Exec(ctx, conn, "create table if not exists t (id int)", nil)
+		_, err := dsqltx.Exec(ctx, conn, "create table if not exists t (id int)")
 		fmt.Println(err)
 	}
 	fmt.Println("commits:", commits)
@@ -359,7 +360,7 @@ func ExampleCommitFault() {
 	for _, fault := range []dsqltest.CommitFault{dsqltest.NoFault, dsqltest.Conflict} {
 		server.SetCommitFaults(func() dsqltest.CommitFault { return fault })
 		_, err := conn.Exec(ctx, "create table if not exists t (id int)")
-		fmt.Println(dsql.IsConflict(err))
+		fmt.Println(dsqltx.IsConflict(err))
 	}
 	// Output:
 	// false
@@ -424,7 +425,7 @@ func ExampleTransactionCounts() {
 	}
 	defer conn.Close(ctx)
 	server.ConflictNext(1)
-	if _, err := dsql.Exec(ctx, conn, "create table t (id int)", nil); err != nil {
+	if _, err := dsqltx.Exec(ctx, conn, "create table t (id int)"); err != nil {
 		log.Fatal(err)
 	}
 	fmt.Printf("%+v\n", server.Transactions())

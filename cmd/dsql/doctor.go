@@ -9,35 +9,36 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 )
 
 // doctorTimeout leaves every step of a run on a dead network some time.
 const doctorTimeout = 20 * time.Second
 
 // statuses are doctor's, by the class of the verdict.
-var statuses = map[dsql.Verdict]int{
-	dsql.VerdictOK:                    exitOK,
-	dsql.VerdictConfig:                exitConfig,
-	dsql.VerdictCredentials:           exitCredentials,
-	dsql.VerdictTokenKind:             exitAccess,
-	dsql.VerdictAccess:                exitAccess,
-	dsql.VerdictDNS:                   exitNetwork,
-	dsql.VerdictPort:                  exitNetwork,
-	dsql.VerdictIPv6:                  exitNetwork,
-	dsql.VerdictTunnel:                exitNetwork,
-	dsql.VerdictInspection:            exitNetwork,
-	dsql.VerdictInspectionSSLRequest:  exitNetwork,
-	dsql.VerdictInspectionDirect:      exitNetwork,
-	dsql.VerdictInspectionKeyExchange: exitNetwork,
-	dsql.VerdictOtherServer:           exitNetwork,
-	dsql.VerdictSilence:               exitNetwork,
-	dsql.VerdictSNI:                   exitTLS,
-	dsql.VerdictCertificate:           exitTLS,
-	dsql.VerdictQuota:                 exitService,
-	dsql.VerdictWaking:                exitService,
-	dsql.VerdictRefused:               exitService,
-	dsql.VerdictClock:                 exitClock,
-	dsql.VerdictIncomplete:            exitFailure,
+var statuses = map[dsqldoctor.Verdict]int{
+	dsqldoctor.VerdictOK:                    exitOK,
+	dsqldoctor.VerdictConfig:                exitConfig,
+	dsqldoctor.VerdictCredentials:           exitCredentials,
+	dsqldoctor.VerdictTokenKind:             exitAccess,
+	dsqldoctor.VerdictAccess:                exitAccess,
+	dsqldoctor.VerdictDNS:                   exitNetwork,
+	dsqldoctor.VerdictPort:                  exitNetwork,
+	dsqldoctor.VerdictIPv6:                  exitNetwork,
+	dsqldoctor.VerdictTunnel:                exitNetwork,
+	dsqldoctor.VerdictInspection:            exitNetwork,
+	dsqldoctor.VerdictInspectionSSLRequest:  exitNetwork,
+	dsqldoctor.VerdictInspectionDirect:      exitNetwork,
+	dsqldoctor.VerdictInspectionKeyExchange: exitNetwork,
+	dsqldoctor.VerdictOtherServer:           exitNetwork,
+	dsqldoctor.VerdictSilence:               exitNetwork,
+	dsqldoctor.VerdictSNI:                   exitTLS,
+	dsqldoctor.VerdictCertificate:           exitTLS,
+	dsqldoctor.VerdictQuota:                 exitService,
+	dsqldoctor.VerdictWaking:                exitService,
+	dsqldoctor.VerdictRefused:               exitService,
+	dsqldoctor.VerdictClock:                 exitClock,
+	dsqldoctor.VerdictIncomplete:            exitFailure,
 }
 
 func (c *command) doctor(ctx context.Context, args []string) (status int, err error) {
@@ -56,7 +57,7 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 	if err != nil {
 		return 0, err
 	}
-	var other *dsql.Report
+	var other *dsqldoctor.Report
 	if *file != "" {
 		if other, err = readReport(*file); err != nil {
 			return 0, err
@@ -69,7 +70,7 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 	if c.terminal(c.stdout) && c.getenv("NO_COLOR") == "" && c.getenv("TERM") != "dumb" {
 		paint = func(colour, text string) string { return "\x1b[" + colour + "m" + text + "\x1b[0m" }
 	}
-	report := c.examine(ctx, connString, func(s dsql.Step) {
+	report := c.examine(ctx, connString, func(s dsqldoctor.Step) {
 		if !*asJSON {
 			c.print(c.stdout, stepLine(s, paint)+"\n")
 		}
@@ -81,8 +82,8 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 	switch {
 	case *asJSON && other != nil:
 		return status, c.printJSON(struct {
-			Other *dsql.Report `json:"other"`
-			Here  *dsql.Report `json:"here"`
+			Other *dsqldoctor.Report `json:"other"`
+			Here  *dsqldoctor.Report `json:"here"`
 		}{other, report})
 	case *asJSON:
 		return status, c.printJSON(report)
@@ -97,18 +98,17 @@ func (c *command) doctor(ctx context.Context, args []string) (status int, err er
 }
 
 // examine is Diagnose from the connection string on.
-func (c *command) examine(ctx context.Context, connString string, onStep func(dsql.Step)) *dsql.Report {
+func (c *command) examine(ctx context.Context, connString string, onStep func(dsqldoctor.Step)) *dsqldoctor.Report {
 	config, err := dsql.ParseConfig(connString)
 	if err == nil {
-		config.OnStep = onStep
-		return dsql.Diagnose(ctx, config)
+		return dsqldoctor.Diagnose(ctx, config, onStep)
 	}
-	step := dsql.Step{Name: "configuration", Result: dsql.StepFailed, Seen: err.Error()}
+	step := dsqldoctor.Step{Name: "configuration", Result: dsqldoctor.StepFailed, Seen: err.Error()}
 	onStep(step)
-	return &dsql.Report{
+	return &dsqldoctor.Report{
 		Time:     time.Now().UTC(),
-		Steps:    []dsql.Step{step},
-		Verdict:  dsql.VerdictConfig,
+		Steps:    []dsqldoctor.Step{step},
+		Verdict:  dsqldoctor.VerdictConfig,
 		Summary:  "The connection string cannot work.",
 		Evidence: []string{err.Error()},
 		Remedies: []string{"Correct the connection string; dsql help and the documentation of dsql.ParseConfig say what it may hold."},
@@ -116,15 +116,15 @@ func (c *command) examine(ctx context.Context, connString string, onStep func(ds
 }
 
 // colours are SGR parameters (ECMA-48, 8.3.117).
-var colours = map[dsql.StepResult]string{
-	dsql.StepOK:      "32",
-	dsql.StepFailed:  "31",
-	dsql.StepNote:    "33",
-	dsql.StepSkipped: "2",
+var colours = map[dsqldoctor.StepResult]string{
+	dsqldoctor.StepOK:      "32",
+	dsqldoctor.StepFailed:  "31",
+	dsqldoctor.StepNote:    "33",
+	dsqldoctor.StepSkipped: "2",
 }
 
 // stepLine is the step's own line, with the result at its beginning in colour.
-func stepLine(s dsql.Step, paint func(colour, text string) string) string {
+func stepLine(s dsqldoctor.Step, paint func(colour, text string) string) string {
 	line := s.String()
 	rest, ok := strings.CutPrefix(line, string(s.Result))
 	if !ok {
@@ -140,12 +140,12 @@ func (c *command) printJSON(v any) error {
 	return encoder.Encode(v)
 }
 
-func readReport(file string) (*dsql.Report, error) {
+func readReport(file string) (*dsqldoctor.Report, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, usageError(fmt.Sprintf("--compare: %v; save a report on the other network with dsql doctor --json > FILE", err))
 	}
-	var r dsql.Report
+	var r dsqldoctor.Report
 	if err := json.Unmarshal(data, &r); err != nil || len(r.Steps) == 0 || r.Verdict == "" {
 		return nil, usageError(fmt.Sprintf("--compare: %s holds no report; save one on the other network with dsql doctor --json > FILE", file))
 	}
@@ -155,7 +155,7 @@ func readReport(file string) (*dsql.Report, error) {
 // comparison sets two reports beside one another, a step a row, in the order of here; what only other
 // has follows the step that it followed there. Where the results differ, what was seen stands below. A
 // step that one side lacks counts as different when it failed: the addresses of a name differ by network.
-func comparison(file string, other, here *dsql.Report, paint func(colour, text string) string) string {
+func comparison(file string, other, here *dsqldoctor.Report, paint func(colour, text string) string) string {
 	there := byName(other)
 	now := byName(here)
 	names := mergedNames(here, other)
@@ -191,7 +191,7 @@ func comparison(file string, other, here *dsql.Report, paint func(colour, text s
 		b.WriteString(paint("1", line) + "\n")
 		for _, side := range []struct {
 			name string
-			step *dsql.Step
+			step *dsqldoctor.Step
 		}{{"other", there[names[i]]}, {"here", now[names[i]]}} {
 			if side.step != nil && side.step.Seen != "" {
 				fmt.Fprintf(&b, "      %-6s %s\n", side.name+":", side.step.Seen)
@@ -206,8 +206,8 @@ func comparison(file string, other, here *dsql.Report, paint func(colour, text s
 	return b.String()
 }
 
-func byName(r *dsql.Report) map[string]*dsql.Step {
-	steps := make(map[string]*dsql.Step, len(r.Steps))
+func byName(r *dsqldoctor.Report) map[string]*dsqldoctor.Step {
+	steps := make(map[string]*dsqldoctor.Step, len(r.Steps))
 	for i := range r.Steps {
 		steps[r.Steps[i].Name] = &r.Steps[i]
 	}
@@ -215,7 +215,7 @@ func byName(r *dsql.Report) map[string]*dsql.Step {
 }
 
 // mergedNames are here's steps, and each of other's own behind the one it came after.
-func mergedNames(here, other *dsql.Report) []string {
+func mergedNames(here, other *dsqldoctor.Report) []string {
 	known := byName(here)
 	own := map[string][]string{} // of other, by the step before them that here has as well
 	before := ""
@@ -233,22 +233,22 @@ func mergedNames(here, other *dsql.Report) []string {
 	return names
 }
 
-func differ(other, here *dsql.Step) bool {
+func differ(other, here *dsqldoctor.Step) bool {
 	switch {
 	case other == nil:
-		return here.Result == dsql.StepFailed
+		return here.Result == dsqldoctor.StepFailed
 	case here == nil:
-		return other.Result == dsql.StepFailed
+		return other.Result == dsqldoctor.StepFailed
 	}
 	return other.Result != here.Result
 }
 
 // cell is a step's result and how long it took.
-func cell(s *dsql.Step) string {
+func cell(s *dsqldoctor.Step) string {
 	switch {
 	case s == nil:
 		return "-"
-	case s.Result == dsql.StepSkipped:
+	case s.Result == dsqldoctor.StepSkipped:
 		return string(s.Result)
 	}
 	return fmt.Sprintf("%s %s", s.Result, s.Took.Round(time.Millisecond))

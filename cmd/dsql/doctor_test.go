@@ -16,13 +16,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
 )
 
 // Every verdict has a status, and the manual says which.
 func TestStatuses(t *testing.T) {
-	source, err := os.ReadFile("../../diagnose.go")
+	source, err := os.ReadFile("../../dsqldoctor/diagnose.go")
 	require.NoError(t, err)
 	declared := regexp.MustCompile(`(?m)^\tVerdict\w+ +Verdict = "([a-z0-9-]+)"`).FindAllStringSubmatch(string(source), -1)
 	require.NotEmpty(t, declared)
@@ -30,7 +30,7 @@ func TestStatuses(t *testing.T) {
 	require.True(t, ok)
 	section, _, _ = strings.Cut(section, "\n    2 ")
 	for _, m := range declared {
-		verdict := dsql.Verdict(m[1])
+		verdict := dsqldoctor.Verdict(m[1])
 		require.Contains(t, statuses, verdict)
 		found := regexp.MustCompile(`(?m)^    (\d+) (?:.|\n {9})*[ :]` + regexp.QuoteMeta(m[1]) + `(?:[,:\n]|$)`).FindStringSubmatch(section)
 		require.NotNil(t, found, m[1])
@@ -64,20 +64,20 @@ func TestDoctorExitStatus(t *testing.T) {
 	aheadURL, aheadEnv := own(ahead)
 
 	for _, tt := range []struct {
-		verdict    dsql.Verdict
+		verdict    dsqldoctor.Verdict
 		connString string
 		env        []string
 		status     int
 	}{
-		{dsql.VerdictOK, serverURL("admin"), nil, 0},
-		{dsql.VerdictConfig, "dsql://nowhere", nil, 10},
-		{dsql.VerdictConfig, "mysql://nowhere", nil, 10},
-		{dsql.VerdictCredentials, serverURL("admin"), []string{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY="}, 11},
-		{dsql.VerdictAccess, serverURL("nobody"), nil, 12},
-		{dsql.VerdictPort, "dsql://admin@" + server.Endpoint() + "?dial_address=" + closed + "&sslrootcert=" + url.PathEscape(caPath), nil, 13},
-		{dsql.VerdictCertificate, "dsql://admin@" + server.Endpoint() + "?dial_address=" + server.Addr(), nil, 14},
-		{dsql.VerdictWaking, asleepURL, asleepEnv, 15},
-		{dsql.VerdictClock, aheadURL, aheadEnv, 16},
+		{dsqldoctor.VerdictOK, serverURL("admin"), nil, 0},
+		{dsqldoctor.VerdictConfig, "dsql://nowhere", nil, 10},
+		{dsqldoctor.VerdictConfig, "mysql://nowhere", nil, 10},
+		{dsqldoctor.VerdictCredentials, serverURL("admin"), []string{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY="}, 11},
+		{dsqldoctor.VerdictAccess, serverURL("nobody"), nil, 12},
+		{dsqldoctor.VerdictPort, "dsql://admin@" + server.Endpoint() + "?dial_address=" + closed + "&sslrootcert=" + url.PathEscape(caPath), nil, 13},
+		{dsqldoctor.VerdictCertificate, "dsql://admin@" + server.Endpoint() + "?dial_address=" + server.Addr(), nil, 14},
+		{dsqldoctor.VerdictWaking, asleepURL, asleepEnv, 15},
+		{dsqldoctor.VerdictClock, aheadURL, aheadEnv, 16},
 	} {
 		t.Run(string(tt.verdict), func(t *testing.T) {
 			text := runBinary(t, tt.env, "doctor", tt.connString)
@@ -89,7 +89,7 @@ func TestDoctorExitStatus(t *testing.T) {
 			asJSON := runBinary(t, append(tt.env, "DSQL_URL="+tt.connString), "doctor", "--json")
 			require.Equal(t, tt.status, asJSON.status)
 			require.Empty(t, asJSON.stderr)
-			var r dsql.Report
+			var r dsqldoctor.Report
 			require.NoError(t, json.Unmarshal([]byte(asJSON.stdout), &r))
 			require.Equal(t, tt.verdict, r.Verdict)
 			require.NotEmpty(t, r.Steps)
@@ -97,7 +97,7 @@ func TestDoctorExitStatus(t *testing.T) {
 				require.Contains(t, text.stdout, s.Name)
 			}
 			require.Len(t, regexp.MustCompile(`(?m)^(ok|failed) +configuration `).FindAllString(text.stdout, -1), 1, "each step once")
-			if tt.verdict != dsql.VerdictOK {
+			if tt.verdict != dsqldoctor.VerdictOK {
 				require.NotEmpty(t, r.Summary)
 				require.NotEmpty(t, r.Remedies)
 			}
@@ -151,7 +151,7 @@ func TestDoctorTimeout(t *testing.T) {
 	got := runBinary(t, nil, "doctor", "--timeout", "3", "--json", "dsql://admin@"+server.Endpoint()+"?dial_address="+silent.Addr().String())
 	took := time.Since(began)
 	require.Equal(t, exitNetwork, got.status, got.stdout+got.stderr)
-	var r dsql.Report
+	var r dsqldoctor.Report
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &r))
 	require.LessOrEqual(t, r.Elapsed, 3100*time.Millisecond)
 	require.Less(t, took, 7*time.Second) // with the start of a process on a busy machine
@@ -178,26 +178,26 @@ func TestDoctorCompare(t *testing.T) {
 
 	got = runBinary(t, nil, "doctor", "--json", "--compare", saved, broken)
 	require.Equal(t, exitTLS, got.status)
-	var both struct{ Other, Here *dsql.Report }
+	var both struct{ Other, Here *dsqldoctor.Report }
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &both))
-	require.Equal(t, dsql.VerdictOK, both.Other.Verdict)
-	require.Equal(t, dsql.VerdictCertificate, both.Here.Verdict)
+	require.Equal(t, dsqldoctor.VerdictOK, both.Other.Verdict)
+	require.Equal(t, dsqldoctor.VerdictCertificate, both.Here.Verdict)
 }
 
 func TestComparison(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
-	other := &dsql.Report{Time: at, Verdict: dsql.VerdictOK, Steps: []dsql.Step{
-		{Name: "configuration", Result: dsql.StepOK},
-		{Name: "tcp 10.0.0.7:5432", Result: dsql.StepOK, Took: 20 * time.Millisecond},
-		{Name: "tls direct", Result: dsql.StepOK, Took: 31 * time.Millisecond, Seen: "TLS 1.3"},
-		{Name: "login", Result: dsql.StepOK, Took: 40 * time.Millisecond},
+	other := &dsqldoctor.Report{Time: at, Verdict: dsqldoctor.VerdictOK, Steps: []dsqldoctor.Step{
+		{Name: "configuration", Result: dsqldoctor.StepOK},
+		{Name: "tcp 10.0.0.7:5432", Result: dsqldoctor.StepOK, Took: 20 * time.Millisecond},
+		{Name: "tls direct", Result: dsqldoctor.StepOK, Took: 31 * time.Millisecond, Seen: "TLS 1.3"},
+		{Name: "login", Result: dsqldoctor.StepOK, Took: 40 * time.Millisecond},
 	}}
-	here := &dsql.Report{Time: at.Add(time.Hour), Verdict: dsql.VerdictInspection, Steps: []dsql.Step{
-		{Name: "configuration", Result: dsql.StepOK},
-		{Name: "tcp 10.1.0.8:5432", Result: dsql.StepOK, Took: 83 * time.Millisecond, Seen: "connected"},
-		{Name: "tcp [fd00::7]:5432", Result: dsql.StepFailed, Took: time.Millisecond, Seen: "no route to host"},
-		{Name: "tls direct", Result: dsql.StepFailed, Took: 85 * time.Millisecond, Seen: "connection reset by peer"},
-		{Name: "login", Result: dsql.StepSkipped, Seen: "no TLS"},
+	here := &dsqldoctor.Report{Time: at.Add(time.Hour), Verdict: dsqldoctor.VerdictInspection, Steps: []dsqldoctor.Step{
+		{Name: "configuration", Result: dsqldoctor.StepOK},
+		{Name: "tcp 10.1.0.8:5432", Result: dsqldoctor.StepOK, Took: 83 * time.Millisecond, Seen: "connected"},
+		{Name: "tcp [fd00::7]:5432", Result: dsqldoctor.StepFailed, Took: time.Millisecond, Seen: "no route to host"},
+		{Name: "tls direct", Result: dsqldoctor.StepFailed, Took: 85 * time.Millisecond, Seen: "connection reset by peer"},
+		{Name: "login", Result: dsqldoctor.StepSkipped, Seen: "no TLS"},
 	}}
 	plain := func(_, text string) string { return text }
 	require.Equal(t, `other: home.json, 2030-01-02T03:04:05Z, verdict ok
@@ -218,7 +218,7 @@ here:  2030-01-02T04:04:05Z, verdict inspection
 Steps with a * ended differently.
 `, comparison("home.json", other, here, plain))
 
-	here = &dsql.Report{Time: at, Verdict: dsql.VerdictOK, Steps: other.Steps, Target: dsql.ReportTarget{User: "app"}}
+	here = &dsqldoctor.Report{Time: at, Verdict: dsqldoctor.VerdictOK, Steps: other.Steps, Target: dsqldoctor.ReportTarget{User: "app"}}
 	text := comparison("home.json", other, here, plain)
 	require.Contains(t, text, "The two are not about the same endpoint")
 	require.Contains(t, text, "Every step ended alike.")
@@ -228,10 +228,10 @@ Steps with a * ended differently.
 	require.Equal(t, []string{"a", "x", "b", "y", "c"}, mergedNames(reportOf("a", "b", "c"), reportOf("a", "x", "b", "y")))
 }
 
-func reportOf(names ...string) *dsql.Report {
-	r := new(dsql.Report)
+func reportOf(names ...string) *dsqldoctor.Report {
+	r := new(dsqldoctor.Report)
 	for _, name := range names {
-		r.Steps = append(r.Steps, dsql.Step{Name: name})
+		r.Steps = append(r.Steps, dsqldoctor.Step{Name: name})
 	}
 	return r
 }

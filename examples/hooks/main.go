@@ -20,6 +20,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // counters are safe for concurrent use, as hooks must be: they are called by
@@ -48,7 +49,7 @@ func (c *counters) token(e dsql.TokenEvent) {
 	c.tokens.Add(1)
 }
 
-func (c *counters) attempt(e dsql.AttemptEvent) {
+func (c *counters) attempt(e dsqltx.Attempt) {
 	c.attempts.Add(1)
 	if e.Conflict != "" {
 		c.conflicts.Add(1)
@@ -86,10 +87,10 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 
 	server.ConflictNext(2)
-	err = dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+	err = dsqltx.Runner{OnAttempt: c.attempt}.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, "select $1::int", 1)
 		return err
-	}, dsql.OnAttempt(c.attempt))
+	})
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func main() {
@@ -48,12 +49,12 @@ func run(ctx context.Context, out io.Writer) error {
 	for i := range rows {
 		rows[i] = []any{int64(i), fmt.Sprint("reading ", i)}
 	}
-	writer := dsql.RowWriter{
+	writer := dsqltx.Writer{
 		Table:   pgx.Identifier{"readings"},
 		Columns: []string{"id", "value"},
-		OnBatch: func(b dsql.Batch) {
+		OnBatch: func(b dsqltx.Batch) {
 			fmt.Fprintf(out, "rows %d to %d: %s\n", b.From, b.To-1, b.State)
-			if b.From == 1000 && b.State == dsql.BatchIn {
+			if b.From == 1000 && b.State == dsqltx.BatchIn {
 				server.CutNext(1, dsqltest.AfterCommit) // what stands for a bad day
 			}
 		},
@@ -64,14 +65,14 @@ func run(ctx context.Context, out io.Writer) error {
 	}
 	fmt.Fprintln(out, "stopped:", err)
 
-	// With a key to look by, RowWriter.Check does this without stopping.
-	left, err := missing(ctx, pool, report.Rows(rows, dsql.BatchUnknown))
+	// With a key to look by, Writer.Check does this without stopping.
+	left, err := missing(ctx, pool, report.Rows(rows, dsqltx.BatchUnknown))
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "in: %d rows; unknown: %d, of which %d are missing; out: %d\n",
-		len(report.Rows(rows, dsql.BatchIn)), len(report.Rows(rows, dsql.BatchUnknown)), len(left), len(report.Rows(rows, dsql.BatchOut)))
-	left = append(left, report.Rows(rows, dsql.BatchOut)...)
+		len(report.Rows(rows, dsqltx.BatchIn)), len(report.Rows(rows, dsqltx.BatchUnknown)), len(left), len(report.Rows(rows, dsqltx.BatchOut)))
+	left = append(left, report.Rows(rows, dsqltx.BatchOut)...)
 	writer.OnBatch = nil
 	if _, err := writer.Write(ctx, pool, left); err != nil {
 		return err

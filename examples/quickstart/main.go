@@ -23,6 +23,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func main() {
@@ -58,7 +59,7 @@ func run(ctx context.Context, out io.Writer) error {
 	defer func() { _, _ = pool.Exec(context.WithoutCancel(ctx), "drop table quickstart") }()
 
 	// On a conflict with another transaction, this runs again.
-	err = dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+	err = dsqltx.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 		for _, name := range []string{"Ada", "Grace"} {
 			if _, err := tx.Exec(ctx, "insert into quickstart (name) values ($1)", name); err != nil {
 				return err

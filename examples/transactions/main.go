@@ -1,6 +1,6 @@
 // Transactions moves money with several workers at once, so that their
 // transactions lose against each other, and loses a connection in the middle of a
-// COMMIT. RunTx runs again what was not applied, and nothing else.
+// COMMIT. dsqltx.Run runs again what was not applied, and nothing else.
 //
 // A local endpoint plays the cluster: only there can a connection be cut at will.
 package main
@@ -21,6 +21,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 const (
@@ -53,11 +54,11 @@ func run(ctx context.Context, out io.Writer) error {
 		"create table accounts (name text primary key, balance bigint not null)",
 		"create table transfers (id uuid primary key, amount bigint not null)",
 	} {
-		if _, err := dsql.Exec(ctx, pool, ddl, nil); err != nil {
+		if _, err := dsqltx.Exec(ctx, pool, ddl); err != nil {
 			return err
 		}
 	}
-	if _, err := dsql.Exec(ctx, pool, "insert into accounts values ('ada', 100), ('grace', 100)", nil); err != nil {
+	if _, err := dsqltx.Exec(ctx, pool, "insert into accounts values ('ada', 100), ('grace', 100)"); err != nil {
 		return err
 	}
 
@@ -77,11 +78,11 @@ func run(ctx context.Context, out io.Writer) error {
 // it is about to change, before any of them commits: all but one must lose.
 func compete(ctx context.Context, out io.Writer, pool *pgxpool.Pool) error {
 	var conflicts atomic.Int64
-	count := dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Conflict != "" {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Conflict != "" {
 			conflicts.Add(1)
 		}
-	})
+	}}
 
 	var begun, done sync.WaitGroup
 	begun.Add(workers)
@@ -91,7 +92,7 @@ func compete(ctx context.Context, out io.Writer, pool *pgxpool.Pool) error {
 			arrive := sync.OnceFunc(begun.Done)
 			defer arrive() // should this one never begin
 			for range transfers {
-				err := dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+				err := runner.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 					var balance int64
 					err := tx.QueryRow(ctx, "select balance from accounts where name = 'ada'").Scan(&balance)
 					arrive()
@@ -103,7 +104,7 @@ func compete(ctx context.Context, out io.Writer, pool *pgxpool.Pool) error {
 						return errors.New("ada has nothing left") // rolls back, and is not run again
 					}
 					return move(ctx, tx, 1)
-				}, count)
+				})
 				if errs[w] = err; err != nil {
 					return
 				}
@@ -122,8 +123,8 @@ func compete(ctx context.Context, out io.Writer, pool *pgxpool.Pool) error {
 // loseCommit loses the connection between COMMIT and its answer, and says nothing of what to do then.
 func loseCommit(ctx context.Context, out io.Writer, server *dsqltest.Server, pool *pgxpool.Pool) error {
 	server.CutNext(1, dsqltest.BeforeCommit)
-	err := dsql.RunTx(ctx, pool, func(tx pgx.Tx) error { return move(ctx, tx, 10) })
-	if !errors.Is(err, dsql.ErrCommitUnknown) {
+	err := dsqltx.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error { return move(ctx, tx, 10) })
+	if !errors.Is(err, dsqltx.ErrCommitUnknown) {
 		return fmt.Errorf("expected an unknown commit, got %w", err)
 	}
 	fmt.Fprintln(out, "cut before COMMIT arrived, nothing to look at: unknown, left to us")
@@ -139,17 +140,18 @@ func look(ctx context.Context, out io.Writer, server *dsqltest.Server, pool *pgx
 		}
 		server.CutNext(1, point)
 		attempts := 0
-		err := dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+		runner := dsqltx.Runner{CheckCommit: func(ctx context.Context) (applied bool, err error) {
+			err = pool.QueryRow(ctx, "select exists (select from transfers where id = $1)", id).Scan(&applied)
+			return applied, err
+		}}
+		err := runner.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 			attempts++
 			// Unique, so that a second run fails should the first arrive late.
 			if _, err := tx.Exec(ctx, "insert into transfers values ($1, 5)", id); err != nil {
 				return err
 			}
 			return move(ctx, tx, 5)
-		}, dsql.CheckCommit(func(ctx context.Context) (applied bool, err error) {
-			err = pool.QueryRow(ctx, "select exists (select from transfers where id = $1)", id).Scan(&applied)
-			return applied, err
-		}))
+		})
 		if err != nil {
 			return err
 		}

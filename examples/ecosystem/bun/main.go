@@ -18,6 +18,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // Account has a random key: bun's autoincrement means a serial column, which DSQL does not have.
@@ -74,22 +75,22 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 	for _, model := range []any{(*Account)(nil), (*Transfer)(nil)} {
 		// DROP TABLE IF EXISTS and CREATE TABLE, a transaction each. It may run again when
 		// another schema change came first (OC001).
-		err := dsql.Retry(ctx, func(ctx context.Context) error {
+		err := dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 			return db.ResetModel(ctx, model)
-		}, dsql.Idempotent())
+		})
 		if err != nil {
 			return err
 		}
 	}
 	// Bun has no form for this: DSQL makes indexes in the background.
 	var job string
-	err = dsql.Retry(ctx, func(ctx context.Context) error {
+	err = dsqltx.Retry(ctx, func(ctx context.Context) error {
 		return db.NewRaw("CREATE INDEX ASYNC bun_transfers_by_sender ON bun_transfers (sender)").Scan(ctx, &job)
 	})
 	if err != nil {
 		return err
 	}
-	if err := dsql.WaitForSQLJob(ctx, handle, job, nil); err != nil {
+	if err := dsqltx.WaitForSQLJob(ctx, handle, job, nil); err != nil {
 		return err
 	}
 
@@ -124,7 +125,14 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 func transfer(ctx context.Context, out io.Writer, db *bun.DB,
 	from, to string, amount int64, disturb func(Account) error,
 ) error {
-	return dsql.RunSQLTx(ctx, db.DB, func(tx *sql.Tx) error { // Conn(tx) puts a query into it
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Err != nil {
+			fmt.Fprintf(out, "attempt %d: %v\n", a.Number, a.Err)
+			return
+		}
+		fmt.Fprintf(out, "attempt %d: committed\n", a.Number)
+	}}
+	return runner.RunSQL(ctx, db.DB, func(ctx context.Context, tx *sql.Tx) error { // Conn(tx) puts a query into it
 		var sender, receiver Account
 		if err := db.NewSelect().Model(&sender).Where("owner = ?", from).Conn(tx).Scan(ctx); err != nil {
 			return err
@@ -147,13 +155,7 @@ func transfer(ctx context.Context, out io.Writer, db *bun.DB,
 		note := &Transfer{Sender: sender.ID, Receiver: receiver.ID, Amount: amount}
 		_, err := db.NewInsert().Model(note).Conn(tx).Exec(ctx)
 		return err
-	}, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Err != nil {
-			fmt.Fprintf(out, "attempt %d: %v\n", e.Attempt, e.Err)
-			return
-		}
-		fmt.Fprintf(out, "attempt %d: committed\n", e.Attempt)
-	}))
+	})
 }
 
 func deposit(ctx context.Context, db *bun.DB, conn bun.IConn, account Account, amount int64) error {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 	"github.com/dsqlgo/dsql/examples/ecosystem/ent/ent"
 	"github.com/dsqlgo/dsql/examples/ecosystem/ent/ent/account"
 )
@@ -53,7 +54,7 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 	}
 	defer db.Close()
 	for _, table := range []string{"ent_transfers", "ent_accounts"} { // of an earlier run
-		err := dsql.Retry(ctx, func(ctx context.Context) error {
+		err := dsqltx.Retry(ctx, func(ctx context.Context) error {
 			_, err := db.ExecContext(ctx, "drop table if exists "+table)
 			return err
 		})
@@ -108,7 +109,14 @@ func (d txDriver) Tx(context.Context) (dialect.Tx, error) { return dialect.NopTx
 func transfer(ctx context.Context, out io.Writer, db *sql.DB,
 	from, to string, amount int64, disturb func(*ent.Account) error,
 ) error {
-	return dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Err != nil {
+			fmt.Fprintf(out, "attempt %d: %v\n", a.Number, a.Err)
+			return
+		}
+		fmt.Fprintf(out, "attempt %d: committed\n", a.Number)
+	}}
+	return runner.RunSQL(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
 		client := in(tx)
 		sender, err := client.Account.Query().Where(account.Owner(from)).Only(ctx)
 		if err != nil {
@@ -131,11 +139,5 @@ func transfer(ctx context.Context, out io.Writer, db *sql.DB,
 			return err
 		}
 		return client.Transfer.Create().SetSender(sender).SetReceiver(receiver).SetAmount(amount).Exec(ctx)
-	}, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Err != nil {
-			fmt.Fprintf(out, "attempt %d: %v\n", e.Attempt, e.Err)
-			return
-		}
-		fmt.Fprintf(out, "attempt %d: committed\n", e.Attempt)
-	}))
+	})
 }

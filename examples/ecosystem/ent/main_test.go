@@ -17,6 +17,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 	"github.com/dsqlgo/dsql/examples/ecosystem/ent/ent"
 )
 
@@ -91,11 +92,11 @@ func TestDefaults(t *testing.T) {
 		server.ConflictNext(1)
 		err := client.Account.UpdateOne(ada).AddBalance(1).Exec(ctx)
 		requireCode(t, err, "40001", "OC000")
-		require.True(t, dsql.IsConflict(err))
+		require.True(t, dsqltx.IsConflict(err))
 
 		attempts := 0
 		server.ConflictNext(1)
-		require.NoError(t, dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error {
+		require.NoError(t, dsqltx.RunSQL(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
 			attempts++
 			return in(tx).Account.UpdateOne(ada).AddBalance(1).Exec(ctx)
 		}))
@@ -104,7 +105,7 @@ func TestDefaults(t *testing.T) {
 	})
 
 	t.Run("update in a transaction of others", func(t *testing.T) {
-		require.NoError(t, dsql.RunSQLTx(ctx, db, func(tx *sql.Tx) error {
+		require.NoError(t, dsqltx.RunSQL(ctx, db, func(ctx context.Context, tx *sql.Tx) error {
 			plain := ent.NewClient(ent.Driver(entsql.NewDriver(dialect.Postgres, entsql.Conn{ExecQuerier: tx})))
 			require.Panics(t, func() { plain.Account.UpdateOne(ada).AddBalance(1).ExecX(ctx) })
 			return in(tx).Account.UpdateOne(ada).AddBalance(1).Exec(ctx)
@@ -121,7 +122,7 @@ func TestIndexJob(t *testing.T) {
 		require.NoError(t, err)
 	}
 	err := apply(t.Context(), db, "CREATE UNIQUE INDEX names ON duplicates (name)")
-	require.ErrorIs(t, err, dsql.ErrJobFailed)
+	require.ErrorIs(t, err, dsqltx.ErrJobFailed)
 }
 
 func open(t *testing.T, server *dsqltest.Server) (*ent.Client, *sql.DB) {

@@ -10,7 +10,7 @@ import (
 	"entgo.io/ent/dialect"
 	"entgo.io/ent/dialect/sql/schema"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 	"github.com/dsqlgo/dsql/examples/ecosystem/ent/ent"
 )
 
@@ -18,7 +18,7 @@ import (
 // two first, so that it may run again when another schema change came first (OC001), or at
 // each start of a program.
 func create(ctx context.Context, client *ent.Client, db *sql.DB) error {
-	return dsql.Retry(ctx, func(ctx context.Context) error {
+	return dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 		// Ent would run all statements in the one transaction that it begins for them. That is over,
 		// and empty, when they run.
 		var changes []*migrate.Change
@@ -37,7 +37,7 @@ func create(ctx context.Context, client *ent.Client, db *sql.DB) error {
 			}
 		}
 		return nil
-	}, dsql.Idempotent())
+	})
 }
 
 // apply runs a statement. DSQL makes indexes in the background; apply waits for them.
@@ -51,5 +51,5 @@ func apply(ctx context.Context, db *sql.DB, statement string) error {
 	if err := db.QueryRowContext(ctx, head+" INDEX ASYNC "+tail).Scan(&job); err != nil {
 		return err
 	}
-	return dsql.WaitForSQLJob(ctx, db, job, nil)
+	return dsqltx.WaitForSQLJob(ctx, db, job, nil)
 }

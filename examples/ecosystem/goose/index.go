@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/pressly/goose/v3"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // booksByAuthor is migration 3: an index. As SQL it would be applied when CREATE INDEX ASYNC has
@@ -43,7 +43,7 @@ func buildIndex(ctx context.Context, conn *pgx.Conn, name, create string, out io
 	if err := conn.QueryRow(ctx, create).Scan(&job); err != nil {
 		return err
 	}
-	return dsql.WaitForJob(ctx, conn, job, func(j dsql.Job) { fmt.Fprintf(out, "index   %s\n", j.Status) })
+	return dsqltx.WaitForJob(ctx, conn, job, func(j dsqltx.Job) { fmt.Fprintf(out, "index   %s\n", j.Status) })
 }
 
 // onConn calls f with the pgx connection beneath one of db's.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // Names of this example's own, so that it stays out of the way of real migrations.
@@ -113,18 +114,18 @@ func downAll(ctx context.Context, provider *goose.Provider) error {
 // and a migration of which nobody noted that it was applied runs again: each is written for that.
 // The results are of the last run only, so Status is what tells.
 func again(ctx context.Context, migrate func(context.Context) ([]*goose.MigrationResult, error)) error {
-	return dsql.Retry(ctx, func(ctx context.Context) error {
+	return dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 		_, err := migrate(ctx)
 		return err
-	}, dsql.Idempotent())
+	})
 }
 
 func status(ctx context.Context, provider *goose.Provider, out io.Writer) error {
 	var all []*goose.MigrationStatus
-	err := dsql.Retry(ctx, func(ctx context.Context) (err error) {
+	err := dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) (err error) {
 		all, err = provider.Status(ctx)
 		return err
-	}, dsql.Idempotent())
+	})
 	for _, s := range all {
 		fmt.Fprintf(out, "status  %d %s\n", s.Source.Version, s.State)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func TestRun(t *testing.T) {
@@ -79,7 +80,7 @@ func TestFailedIndex(t *testing.T) {
 		},
 	}, nil)))
 	require.NoError(t, err)
-	require.ErrorIs(t, up(t.Context(), provider), dsql.ErrJobFailed)
+	require.ErrorIs(t, up(t.Context(), provider), dsqltx.ErrJobFailed)
 	require.Equal(t, []int64{0}, versions(t, db))
 	require.False(t, valid(t, db, "t_n"))
 
@@ -191,7 +192,7 @@ func valid(t *testing.T, db *sql.DB, index string) bool {
 func list[T any](t *testing.T, db *sql.DB, query string) []T {
 	t.Helper()
 	var values []T
-	require.NoError(t, dsql.Retry(t.Context(), func(ctx context.Context) error {
+	require.NoError(t, dsqltx.Runner{Idempotent: true}.Retry(t.Context(), func(ctx context.Context) error {
 		values = nil
 		rows, err := db.QueryContext(ctx, query)
 		if err != nil {
@@ -206,6 +207,6 @@ func list[T any](t *testing.T, db *sql.DB, query string) []T {
 			values = append(values, v)
 		}
 		return rows.Err()
-	}, dsql.Idempotent()))
+	}))
 	return values
 }

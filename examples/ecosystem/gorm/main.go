@@ -20,6 +20,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // Account has a random key: a serial one is refused, and one from a sequence would have all
@@ -74,7 +75,7 @@ func open(db *sql.DB) (*gorm.DB, error) {
 		DisableNestedTransaction: true,
 		// A single statement is a transaction by itself.
 		SkipDefaultTransaction: true,
-		// Lost conflicts are errors that RunSQLTx deals with: no reason to log them.
+		// RunSQL retries after conflicts, so they are not worth a log line.
 		Logger: logger.Discard,
 	})
 }
@@ -93,12 +94,12 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 
 	// Each statement of a migration commits by itself, and gorm looks at what is there
 	// before each. So it may run again when another schema change came first.
-	err = dsql.Retry(ctx, func(context.Context) error {
+	err = dsqltx.Runner{Idempotent: true}.Retry(ctx, func(context.Context) error {
 		if err := db.Migrator().DropTable(&Account{}, &Transfer{}); err != nil {
 			return err
 		}
 		return db.AutoMigrate(&Account{}, &Transfer{})
-	}, dsql.Idempotent())
+	})
 	if err != nil {
 		return err
 	}
@@ -142,7 +143,14 @@ func in(ctx context.Context, db *gorm.DB, tx *sql.Tx) *gorm.DB {
 func transfer(ctx context.Context, out io.Writer, handle *sql.DB, db *gorm.DB,
 	from, to string, amount int64, disturb func(Account) error,
 ) error {
-	return dsql.RunSQLTx(ctx, handle, func(tx *sql.Tx) error {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Err != nil {
+			fmt.Fprintf(out, "attempt %d: %v\n", a.Number, a.Err)
+			return
+		}
+		fmt.Fprintf(out, "attempt %d: committed\n", a.Number)
+	}}
+	return runner.RunSQL(ctx, handle, func(ctx context.Context, tx *sql.Tx) error {
 		db := in(ctx, db, tx)
 		var sender, receiver Account
 		if err := db.Take(&sender, "owner = ?", from).Error; err != nil {
@@ -167,13 +175,7 @@ func transfer(ctx context.Context, out io.Writer, handle *sql.DB, db *gorm.DB,
 			}
 			return db.Create(&Transfer{Sender: sender.ID, Receiver: receiver.ID, Amount: amount}).Error
 		})
-	}, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Err != nil {
-			fmt.Fprintf(out, "attempt %d: %v\n", e.Attempt, e.Err)
-			return
-		}
-		fmt.Fprintf(out, "attempt %d: committed\n", e.Attempt)
-	}))
+	})
 }
 
 func deposit(db *gorm.DB, account Account, amount int64) error {

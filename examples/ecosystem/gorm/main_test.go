@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func TestRun(t *testing.T) {
@@ -116,11 +117,11 @@ func TestDefaults(t *testing.T) {
 		server.ConflictNext(1)
 		err := good.Transaction(update)
 		requireCode(t, err, "40001", "OC000")
-		require.True(t, dsql.IsConflict(err))
+		require.True(t, dsqltx.IsConflict(err))
 		require.Equal(t, 1, attempts)
 
 		server.ConflictNext(1)
-		require.NoError(t, dsql.RunSQLTx(t.Context(), handle, func(tx *sql.Tx) error { return update(in(t.Context(), good, tx)) }))
+		require.NoError(t, dsqltx.RunSQL(t.Context(), handle, func(ctx context.Context, tx *sql.Tx) error { return update(in(t.Context(), good, tx)) }))
 		require.Equal(t, 3, attempts)
 	})
 }
@@ -138,7 +139,7 @@ func TestIndexJob(t *testing.T) {
 	type duplicate struct {
 		Name string `gorm:"uniqueIndex:names"`
 	}
-	require.ErrorIs(t, db.Migrator().CreateIndex(&duplicate{}, "names"), dsql.ErrJobFailed)
+	require.ErrorIs(t, db.Migrator().CreateIndex(&duplicate{}, "names"), dsqltx.ErrJobFailed)
 	require.ErrorContains(t, db.Migrator().CreateIndex(&duplicate{}, "other"), "index other: *main.duplicate has none")
 }
 

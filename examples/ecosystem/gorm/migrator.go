@@ -7,7 +7,7 @@ import (
 	"gorm.io/gorm"
 	"gorm.io/gorm/clause"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // dialector is gorm's for PostgreSQL, except for how an index is made.
@@ -37,6 +37,6 @@ func (m migrator) CreateIndex(value any, name string) error {
 		if err != nil {
 			return err
 		}
-		return dsql.WaitForSQLJob(m.DB.Statement.Context, db, job, nil)
+		return dsqltx.WaitForSQLJob(m.DB.Statement.Context, db, job, nil)
 	})
 }

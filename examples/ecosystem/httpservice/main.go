@@ -25,6 +25,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // shutdownTimeout is what requests in flight get: more than requestTimeout, less than the 30 s that
@@ -92,7 +93,7 @@ func setUp(ctx context.Context, pool *pgxpool.Pool) error {
 			return err
 		}
 	}
-	_, err := dsql.Exec(ctx, pool, "insert into stock values ('tea', 100) on conflict do nothing", nil, dsql.Idempotent())
+	_, err := dsqltx.Runner{Idempotent: true}.Exec(ctx, pool, "insert into stock values ('tea', 100) on conflict do nothing")
 	return err
 }
 

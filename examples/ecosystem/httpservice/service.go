@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // requestTimeout bounds one request's work: connecting, waiting and retries included.
@@ -72,7 +72,9 @@ func (s *service) putOrder(w http.ResponseWriter, r *http.Request) {
 
 func (s *service) take(ctx context.Context, o *order) (isNew bool, err error) {
 	wanted := *o
-	err = dsql.RunTx(ctx, s.pool, func(tx pgx.Tx) error { // from the start each time it runs
+	// After a commit of unknown outcome, the next attempt finds the order if that was applied.
+	runner := dsqltx.Runner{Idempotent: true}
+	err = runner.Run(ctx, s.pool, func(ctx context.Context, tx pgx.Tx) error { // from the start each time it runs
 		*o = wanted
 		tag, err := tx.Exec(ctx, "insert into orders values ($1, $2, $3) on conflict do nothing", o.ID, o.Item, o.Quantity)
 		if err != nil {
@@ -86,7 +88,7 @@ func (s *service) take(ctx context.Context, o *order) (isNew bool, err error) {
 			err = errSoldOut
 		}
 		return err
-	}, dsql.Idempotent()) // after a commit of unknown outcome it finds the order, if that was applied
+	})
 	return isNew, err
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func main() {
@@ -84,7 +85,7 @@ type function struct{ pool *pgxpool.Pool }
 // handle counts a visit. ctx ends when the function's time is up.
 func (f function) handle(ctx context.Context, v visit) (visits, error) {
 	result := visits{Name: v.Name}
-	err := dsql.RunTx(ctx, f.pool, func(tx pgx.Tx) error {
+	err := dsqltx.Run(ctx, f.pool, func(ctx context.Context, tx pgx.Tx) error {
 		return tx.QueryRow(ctx, `insert into lambda_visits (name, count) values ($1, 1)
 			on conflict (name) do update set count = lambda_visits.count + 1 returning count`, v.Name).Scan(&result.Count)
 	})

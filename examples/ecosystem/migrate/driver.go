@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // Names of this example's own, so that it stays out of the way of real migrations, which
@@ -21,6 +21,9 @@ const (
 	versionTable = "migrate_example_version"
 	lockTable    = "migrate_example_lock"
 )
+
+// idempotent runs statements that may be applied twice.
+var idempotent = dsqltx.Runner{Idempotent: true}
 
 // driver is a database.Driver for DSQL. Conflicts with other transactions and changes of the
 // schema are met by running a statement again: they leave nothing behind.
@@ -36,7 +39,7 @@ func newDriver(ctx context.Context, pool *pgxpool.Pool) (database.Driver, error)
 		"create table if not exists " + versionTable + " (version bigint primary key, dirty boolean not null)",
 		"create table if not exists " + lockTable + " (id int primary key, owner text not null)",
 	} {
-		if _, err := dsql.Exec(ctx, pool, ddl, nil, dsql.Idempotent()); err != nil {
+		if _, err := idempotent.Exec(ctx, pool, ddl); err != nil {
 			return nil, err
 		}
 	}
@@ -54,7 +57,7 @@ func (d *driver) Close() error { return nil }
 // Lock does not wait. A row needs somebody to delete it, so that of a process which was killed
 // stays, as its dirty version does.
 func (d *driver) Lock() error {
-	tag, err := dsql.Exec(d.ctx, d.pool, "insert into "+lockTable+" values (1, $1) on conflict do nothing", []any{d.owner})
+	tag, err := dsqltx.Exec(d.ctx, d.pool, "insert into "+lockTable+" values (1, $1) on conflict do nothing", d.owner)
 	if err == nil && tag.RowsAffected() == 0 {
 		var owner string
 		_ = d.pool.QueryRow(d.ctx, "select owner from "+lockTable).Scan(&owner) // for the text only
@@ -64,7 +67,7 @@ func (d *driver) Lock() error {
 }
 
 func (d *driver) Unlock() error {
-	_, err := dsql.Exec(context.WithoutCancel(d.ctx), d.pool, "delete from "+lockTable, nil, dsql.Idempotent())
+	_, err := idempotent.Exec(context.WithoutCancel(d.ctx), d.pool, "delete from "+lockTable)
 	return err
 }
 
@@ -76,7 +79,7 @@ func (d *driver) Run(migration io.Reader) error {
 		return err
 	}
 	var results []*pgconn.Result
-	err = dsql.Retry(d.ctx, func(ctx context.Context) error {
+	err = dsqltx.Retry(d.ctx, func(ctx context.Context) error {
 		conn, err := d.pool.Acquire(ctx)
 		if err != nil {
 			return err
@@ -90,7 +93,7 @@ func (d *driver) Run(migration io.Reader) error {
 	}
 	for _, r := range results {
 		if len(r.FieldDescriptions) == 1 && r.FieldDescriptions[0].Name == "job_id" && len(r.Rows) == 1 {
-			if err := dsql.WaitForJob(d.ctx, d.pool, string(r.Rows[0][0]), nil); err != nil {
+			if err := dsqltx.WaitForJob(d.ctx, d.pool, string(r.Rows[0][0]), nil); err != nil {
 				return err
 			}
 		}
@@ -99,7 +102,7 @@ func (d *driver) Run(migration io.Reader) error {
 }
 
 func (d *driver) SetVersion(version int, dirty bool) error {
-	return dsql.RunTx(d.ctx, d.pool, func(tx pgx.Tx) error {
+	return idempotent.Run(d.ctx, d.pool, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(d.ctx, "delete from "+versionTable); err != nil {
 			return err
 		}
@@ -108,13 +111,13 @@ func (d *driver) SetVersion(version int, dirty bool) error {
 		}
 		_, err := tx.Exec(d.ctx, "insert into "+versionTable+" values ($1, $2)", version, dirty)
 		return err
-	}, dsql.Idempotent())
+	})
 }
 
 func (d *driver) Version() (version int, dirty bool, err error) {
-	err = dsql.Retry(d.ctx, func(ctx context.Context) error {
+	err = idempotent.Retry(d.ctx, func(ctx context.Context) error {
 		return d.pool.QueryRow(ctx, "select version, dirty from "+versionTable).Scan(&version, &dirty)
-	}, dsql.Idempotent())
+	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return database.NilVersion, false, nil
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func TestRun(t *testing.T) {
@@ -81,7 +82,7 @@ func TestFailedIndex(t *testing.T) {
 		"migrations/2_rows.up.sql":  {Data: []byte("insert into a values (1); insert into a values (1)")},
 		"migrations/3_index.up.sql": {Data: []byte("create unique index async a_n on a (n)")},
 	})
-	require.ErrorIs(t, m.Up(), dsql.ErrJobFailed)
+	require.ErrorIs(t, m.Up(), dsqltx.ErrJobFailed)
 	require.Equal(t, []string{"3 true"}, list(t, pool, "select version || ' ' || dirty from "+versionTable))
 }
 
@@ -123,13 +124,13 @@ func tables(t *testing.T, pool *pgxpool.Pool) []string {
 func list(t *testing.T, pool *pgxpool.Pool, query string) []string {
 	t.Helper()
 	var values []string
-	require.NoError(t, dsql.Retry(t.Context(), func(ctx context.Context) error {
+	require.NoError(t, dsqltx.Runner{Idempotent: true}.Retry(t.Context(), func(ctx context.Context) error {
 		rows, err := pool.Query(ctx, query)
 		if err != nil {
 			return err
 		}
 		values, err = pgx.CollectRows(rows, pgx.RowTo[string])
 		return err
-	}, dsql.Idempotent()))
+	}))
 	return values
 }

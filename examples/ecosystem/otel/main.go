@@ -20,6 +20,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func main() {
@@ -101,7 +102,7 @@ func setUp(ctx context.Context, pool *pgxpool.Pool) error {
 		return err
 	}
 	// The table's creation meets other sessions as a conflict (OC001): Exec runs again then.
-	_, err := dsql.Exec(ctx, pool, "insert into otel_counter values (1, 0) on conflict (id) do update set n = 0", nil, dsql.Idempotent())
+	_, err := dsqltx.Runner{Idempotent: true}.Exec(ctx, pool, "insert into otel_counter values (1, 0) on conflict (id) do update set n = 0")
 	return err
 }
 

@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 const scope = "github.com/dsqlgo/dsql/examples/ecosystem/otel"
@@ -65,24 +66,25 @@ func (t *telemetry) newPool(ctx context.Context, config dsql.Config) (*pgxpool.P
 	return pool, nil
 }
 
-// runTx is dsql.RunTx in a span, with an event for each attempt. fn must use the context
+// runTx is dsqltx.Run in a span, with an event for each attempt. fn must use the context
 // that it is given, for its queries to be part of the span.
 func (t *telemetry) runTx(ctx context.Context, pool *pgxpool.Pool, name string, fn func(context.Context, pgx.Tx) error) error {
 	ctx, span := t.tracer.Start(ctx, name)
 	defer span.End()
-	err := dsql.RunTx(ctx, pool, func(tx pgx.Tx) error { return fn(ctx, tx) }, dsql.OnAttempt(func(e dsql.AttemptEvent) {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
 		outcome := "applied"
 		switch {
-		case e.Conflict != "":
-			outcome = e.Conflict
-		case e.Err != nil:
+		case a.Conflict != "":
+			outcome = a.Conflict
+		case a.Err != nil:
 			outcome = "failed"
 		}
 		span.AddEvent("attempt", trace.WithAttributes(
-			attribute.Int("dsql.attempt", e.Attempt), attribute.String("dsql.outcome", outcome),
-			attribute.Bool("dsql.again", e.Again), attribute.Float64("dsql.wait", e.Wait.Seconds())))
+			attribute.Int("dsql.attempt", a.Number), attribute.String("dsql.outcome", outcome),
+			attribute.Bool("dsql.again", a.Again), attribute.Float64("dsql.wait", a.Wait.Seconds())))
 		t.attempts.Add(ctx, 1, metric.WithAttributes(attribute.String("outcome", outcome)))
-	}))
+	}}
+	err := runner.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error { return fn(ctx, tx) })
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 	"github.com/dsqlgo/dsql/examples/ecosystem/sqlc/bank"
 )
 
@@ -107,17 +108,17 @@ func migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	drop := []string{"DROP TABLE IF EXISTS sqlc_accounts", "DROP TABLE IF EXISTS sqlc_transfers"}
 	for _, sql := range append(drop, tables...) {
 		// Exec tries again when another schema change came first (OC001).
-		if _, err := dsql.Exec(ctx, pool, sql, nil); err != nil {
+		if _, err := dsqltx.Exec(ctx, pool, sql); err != nil {
 			return err
 		}
 	}
 	for _, sql := range indexes {
 		var job string
-		err := dsql.Retry(ctx, func(ctx context.Context) error { return pool.QueryRow(ctx, sql).Scan(&job) })
+		err := dsqltx.Retry(ctx, func(ctx context.Context) error { return pool.QueryRow(ctx, sql).Scan(&job) })
 		if err != nil {
 			return err
 		}
-		if err := dsql.WaitForJob(ctx, pool, job, nil); err != nil {
+		if err := dsqltx.WaitForJob(ctx, pool, job, nil); err != nil {
 			return err
 		}
 	}
@@ -145,7 +146,14 @@ func statements(pattern string) ([]string, error) {
 func transfer(ctx context.Context, out io.Writer, pool *pgxpool.Pool,
 	from, to string, amount int64, disturb func(bank.Account) error,
 ) error {
-	return dsql.RunTx(ctx, pool, func(tx pgx.Tx) error {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Err != nil {
+			fmt.Fprintf(out, "attempt %d: %v\n", a.Number, a.Err)
+			return
+		}
+		fmt.Fprintf(out, "attempt %d: committed\n", a.Number)
+	}}
+	return runner.Run(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
 		queries := bank.New(tx)
 		sender, err := queries.AccountOf(ctx, from)
 		if err != nil {
@@ -170,11 +178,5 @@ func transfer(ctx context.Context, out io.Writer, pool *pgxpool.Pool,
 		return queries.NoteTransfer(ctx, bank.NoteTransferParams{
 			Sender: sender.ID, Receiver: receiver.ID, Amount: amount,
 		})
-	}, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Err != nil {
-			fmt.Fprintf(out, "attempt %d: %v\n", e.Attempt, e.Err)
-			return
-		}
-		fmt.Fprintf(out, "attempt %d: committed\n", e.Attempt)
-	}))
+	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // Account is a row of sqlx_accounts.
@@ -81,7 +82,7 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 
 	for _, statement := range schema {
 		// Again when another schema change came first (OC001).
-		err := dsql.Retry(ctx, func(ctx context.Context) error {
+		err := dsqltx.Retry(ctx, func(ctx context.Context) error {
 			_, err := db.ExecContext(ctx, statement)
 			return err
 		})
@@ -129,7 +130,14 @@ func in(db *sqlx.DB, tx *sql.Tx) *sqlx.Tx { return &sqlx.Tx{Tx: tx, Mapper: db.M
 func transfer(ctx context.Context, out io.Writer, db *sqlx.DB,
 	from, to string, amount int64, disturb func(Account) error,
 ) error {
-	return dsql.RunSQLTx(ctx, db.DB, func(sqlTx *sql.Tx) error {
+	runner := dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+		if a.Err != nil {
+			fmt.Fprintf(out, "attempt %d: %v\n", a.Number, a.Err)
+			return
+		}
+		fmt.Fprintf(out, "attempt %d: committed\n", a.Number)
+	}}
+	return runner.RunSQL(ctx, db.DB, func(ctx context.Context, sqlTx *sql.Tx) error {
 		tx := in(db, sqlTx)
 		var sender, receiver Account
 		if err := tx.GetContext(ctx, &sender, "select * from sqlx_accounts where owner = $1", from); err != nil {
@@ -154,13 +162,7 @@ func transfer(ctx context.Context, out io.Writer, db *sqlx.DB,
 			"insert into sqlx_transfers (sender, receiver, amount) values (:sender, :receiver, :amount)",
 			Transfer{Sender: sender.ID, Receiver: receiver.ID, Amount: amount})
 		return err
-	}, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-		if e.Err != nil {
-			fmt.Fprintf(out, "attempt %d: %v\n", e.Attempt, e.Err)
-			return
-		}
-		fmt.Fprintf(out, "attempt %d: committed\n", e.Attempt)
-	}))
+	})
 }
 
 func deposit(ctx context.Context, db sqlx.ExecerContext, account Account, amount int64) error {

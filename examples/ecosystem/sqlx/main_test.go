@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"database/sql"
 	"io"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 func TestRun(t *testing.T) {
@@ -50,7 +52,7 @@ func TestDefaults(t *testing.T) {
 
 	t.Run("placeholders", func(t *testing.T) {
 		named := func() error {
-			return dsql.RunSQLTx(t.Context(), db.DB, func(tx *sql.Tx) error {
+			return dsqltx.RunSQL(t.Context(), db.DB, func(ctx context.Context, tx *sql.Tx) error {
 				_, err := in(db, tx).NamedExec("select :name", map[string]any{"name": "ada"})
 				return err
 			})
@@ -81,7 +83,7 @@ func TestDefaults(t *testing.T) {
 		require.NoError(t, err)
 		_, err = tx.Exec("update counters set n = $1", n+1)
 		requireCode(t, err, "40001", "OC000")
-		require.True(t, dsql.IsConflict(err))
+		require.True(t, dsqltx.IsConflict(err))
 	})
 }
 

@@ -1,4 +1,4 @@
-package dsql_test
+package dsqltx_test
 
 import (
 	"context"
@@ -20,6 +20,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
 // bank is a server of its own with a table of accounts, and both ways to it.
@@ -52,38 +53,40 @@ func newBank(tb testing.TB, accounts, conns int) *bank {
 
 func (b *bank) exec(tb testing.TB, sql string, args ...any) {
 	tb.Helper()
-	_, err := dsql.Exec(tb.Context(), b.pool, sql, args)
+	_, err := dsqltx.Exec(tb.Context(), b.pool, sql, args...)
 	require.NoError(tb, err)
 }
 
 func (b *bank) one(tb testing.TB, sql string, args ...any) (n int64) {
 	tb.Helper()
-	require.NoError(tb, dsql.Retry(tb.Context(), func(ctx context.Context) error {
+	require.NoError(tb, dsqltx.Runner{Idempotent: true}.Retry(tb.Context(), func(ctx context.Context) error {
 		return b.pool.QueryRow(ctx, sql, args...).Scan(&n)
-	}, dsql.Idempotent()))
+	}))
 	return n
 }
 
 // The two runners, as one: f gets what executes in the transaction.
 type execer func(sql string, args ...any) error
 
-func (b *bank) runners() map[string]func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
-	return map[string]func(context.Context, func(execer) error, ...dsql.RetryOption) error{
-		"RunTx": func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
-			return dsql.RunTx(ctx, b.pool, func(tx pgx.Tx) error {
+type runFunc func(ctx context.Context, r dsqltx.Runner, f func(execer) error) error
+
+func (b *bank) runners() map[string]runFunc {
+	return map[string]runFunc{
+		"Run": func(ctx context.Context, r dsqltx.Runner, f func(execer) error) error {
+			return r.Run(ctx, b.pool, func(ctx context.Context, tx pgx.Tx) error {
 				return f(func(sql string, args ...any) error {
 					_, err := tx.Exec(ctx, sql, args...)
 					return err
 				})
-			}, opts...)
+			})
 		},
-		"RunSQLTx": func(ctx context.Context, f func(execer) error, opts ...dsql.RetryOption) error {
-			return dsql.RunSQLTx(ctx, b.db, func(tx *sql.Tx) error {
+		"RunSQL": func(ctx context.Context, r dsqltx.Runner, f func(execer) error) error {
+			return r.RunSQL(ctx, b.db, func(ctx context.Context, tx *sql.Tx) error {
 				return f(func(sql string, args ...any) error {
 					_, err := tx.ExecContext(ctx, sql, args...)
 					return err
 				})
-			}, opts...)
+			})
 		},
 	}
 }
@@ -107,7 +110,7 @@ func TestIncrements(t *testing.T) {
 	}
 	for _, cut := range []bool{false, true} {
 		b := newBank(t, 2, workers)
-		for account, name := range []string{"RunTx", "RunSQLTx"} {
+		for account, name := range []string{"Run", "RunSQL"} {
 			run := b.runners()[name]
 			t.Run(fmt.Sprintf("%s, cut=%v", name, cut), func(t *testing.T) {
 				if cut {
@@ -121,7 +124,7 @@ func TestIncrements(t *testing.T) {
 					wg.Go(func() {
 						for i := range each {
 							note := fmt.Sprintf("%s %d %d", name, w, i)
-							err := run(t.Context(), func(exec execer) error {
+							err := run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 								if err := exec("update accounts set balance = balance + 1 where id = $1", account); err != nil {
 									return err
 								}
@@ -130,7 +133,7 @@ func TestIncrements(t *testing.T) {
 							switch {
 							case err == nil:
 								acknowledged.Add(1)
-							case errors.Is(err, dsql.ErrCommitUnknown):
+							case errors.Is(err, dsqltx.ErrCommitUnknown):
 								unknown.Add(1)
 								mu.Lock()
 								doubtful = append(doubtful, note)
@@ -187,14 +190,14 @@ func TestTransfers(t *testing.T) {
 				moving.Go(func() {
 					for range 50 {
 						from, to := rand.IntN(20), rand.IntN(20)
-						err := run(t.Context(), func(exec execer) error {
+						err := run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 							if err := exec("update accounts set balance = balance - 1 where id = $1", from); err != nil {
 								return err
 							}
 							return exec("update accounts set balance = balance + 1 where id = $1", to)
 						})
 						if err != nil {
-							require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+							require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 						}
 					}
 				})
@@ -228,7 +231,7 @@ func TestSchemaChange(t *testing.T) {
 					continue
 				}
 				for name, run := range b.runners() {
-					require.NoError(t, run(t.Context(), func(exec execer) error {
+					require.NoError(t, run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 						return exec("update accounts set balance = balance + 1 where id = $1", id)
 					}), name)
 				}
@@ -262,7 +265,7 @@ func TestColumnsChange(t *testing.T) {
 			b.exec(t, "insert into "+table+" values (1)")
 			for i, query := range []func() (columns int, err error){
 				func() (columns int, err error) { // the first of its transaction
-					return columns, dsql.RunTx(t.Context(), pool, func(tx pgx.Tx) error {
+					return columns, dsqltx.Run(t.Context(), pool, func(ctx context.Context, tx pgx.Tx) error {
 						rows, _ := tx.Query(t.Context(), "select * from "+table)
 						all, err := pgx.CollectRows(rows, pgx.RowToMap)
 						if err == nil {
@@ -272,7 +275,7 @@ func TestColumnsChange(t *testing.T) {
 					})
 				},
 				func() (columns int, err error) { // a later one
-					return columns, dsql.RunTx(t.Context(), pool, func(tx pgx.Tx) error {
+					return columns, dsqltx.Run(t.Context(), pool, func(ctx context.Context, tx pgx.Tx) error {
 						if _, err := tx.Exec(t.Context(), "update "+table+" set a = $1", 2); err != nil {
 							return err
 						}
@@ -285,7 +288,7 @@ func TestColumnsChange(t *testing.T) {
 					})
 				},
 				func() (columns int, err error) {
-					return columns, dsql.Retry(t.Context(), func(ctx context.Context) error {
+					return columns, dsqltx.Retry(t.Context(), func(ctx context.Context) error {
 						rows, _ := pool.Query(ctx, "select * from "+table)
 						all, err := pgx.CollectRows(rows, pgx.RowToMap)
 						if err == nil {
@@ -318,37 +321,37 @@ func TestCommitUnknown(t *testing.T) {
 			}
 			t.Run(fmt.Sprint(name, " ", point), func(t *testing.T) {
 				runs := 0
-				write := func(note string, opts ...dsql.RetryOption) error {
+				write := func(note string, r dsqltx.Runner) error {
 					runs = 0
-					return run(t.Context(), func(exec execer) error {
+					return run(t.Context(), r, func(exec execer) error {
 						runs++
 						if runs == 1 {
 							b.server.CutNext(1, point)
 						}
 						return exec("insert into notes values ($1) on conflict do nothing", note)
-					}, opts...)
+					})
 				}
 				count := func(note string) int64 { return b.one(t, "select count(*) from notes where id = $1", note) }
 				prefix := fmt.Sprint(name, " ", point, " ")
 
-				err := write(prefix + "nothing said")
-				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				err := write(prefix+"nothing said", dsqltx.Runner{})
+				require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 				require.Equal(t, 1, runs)
 				require.Equal(t, landed, count(prefix+"nothing said"))
 
-				require.NoError(t, write(prefix+"idempotent", dsql.Idempotent()))
+				require.NoError(t, write(prefix+"idempotent", dsqltx.Runner{Idempotent: true}))
 				require.Equal(t, 2, runs)
 				require.EqualValues(t, 1, count(prefix+"idempotent"))
 
-				require.NoError(t, write(prefix+"checked", dsql.CheckCommit(func(ctx context.Context) (bool, error) {
+				require.NoError(t, write(prefix+"checked", dsqltx.Runner{CheckCommit: func(ctx context.Context) (bool, error) {
 					return count(prefix+"checked") == 1, nil
-				})))
+				}}))
 				require.EqualValues(t, 2-landed, runs)
 				require.EqualValues(t, 1, count(prefix+"checked"))
 
 				broken := errors.New("cannot look")
-				err = write(prefix+"check fails", dsql.CheckCommit(func(context.Context) (bool, error) { return false, broken }))
-				require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				err = write(prefix+"check fails", dsqltx.Runner{CheckCommit: func(context.Context) (bool, error) { return false, broken }})
+				require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 				require.ErrorIs(t, err, broken)
 			})
 		}
@@ -370,9 +373,9 @@ func TestWritesBreakOffAnywhere(t *testing.T) {
 		b.db.SetMaxIdleConns(1)
 	}
 	ways := b.runners()
-	ways["Exec"] = func(ctx context.Context, f func(execer) error, _ ...dsql.RetryOption) error {
+	ways["Exec"] = func(ctx context.Context, r dsqltx.Runner, f func(execer) error) error {
 		return f(func(sql string, args ...any) error {
-			_, err := dsql.Exec(ctx, b.pool, sql, args)
+			_, err := r.Exec(ctx, b.pool, sql, args...)
 			return err
 		})
 	}
@@ -393,7 +396,7 @@ func TestWritesBreakOffAnywhere(t *testing.T) {
 				if effect == dsqltest.Garbage { // in the middle of a message it leaves the client waiting
 					ctx, cancel = context.WithTimeout(ctx, time.Second)
 				}
-				err := run(ctx, func(exec execer) error { return exec("insert into notes values ($1)", note) })
+				err := run(ctx, dsqltx.Runner{}, func(exec execer) error { return exec("insert into notes values ($1)", note) })
 				cancel()
 				b.server.SetFaults(nil)
 				renew() // the fault may not have struck yet
@@ -401,10 +404,10 @@ func TestWritesBreakOffAnywhere(t *testing.T) {
 				switch {
 				case err == nil:
 					require.EqualValues(t, 1, n, note)
-				case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, dsql.ErrCommitUnknown):
+				case errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, dsqltx.ErrCommitUnknown):
 					require.Zero(t, n, note)
 				default:
-					require.ErrorIs(t, err, dsql.ErrCommitUnknown, note)
+					require.ErrorIs(t, err, dsqltx.ErrCommitUnknown, note)
 				}
 				seen[err == nil]++
 			}
@@ -418,24 +421,24 @@ func TestExecUnknown(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 2)
 	b.server.CutNext(1, dsqltest.AfterCommit)
-	_, err := dsql.Exec(t.Context(), b.pool, "update accounts set balance = balance + 1", nil)
-	require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+	_, err := dsqltx.Exec(t.Context(), b.pool, "update accounts set balance = balance + 1")
+	require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 	require.EqualValues(t, 1, b.one(t, "select balance from accounts"))
 
 	b.server.ConflictNext(3)
-	tag, err := dsql.Exec(t.Context(), b.pool, "update accounts set balance = balance + $1", []any{10})
+	tag, err := dsqltx.Exec(t.Context(), b.pool, "update accounts set balance = balance + $1", 10)
 	require.NoError(t, err)
 	require.EqualValues(t, 1, tag.RowsAffected())
 	require.EqualValues(t, 11, b.one(t, "select balance from accounts"))
 
-	_, err = dsql.Exec(t.Context(), b.pool, "update nothing set x = 1", nil)
+	_, err = dsqltx.Exec(t.Context(), b.pool, "update nothing set x = 1")
 	var pgErr *pgconn.PgError
 	require.ErrorAs(t, err, &pgErr)
 	require.Equal(t, "42P01", pgErr.Code)
 }
 
 // The connection is lost before COMMIT is sent: run again, on another one.
-func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
+func TestRunConnectionLostBeforeCommit(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
@@ -443,7 +446,7 @@ func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, hidden by fn: %t", name, hidden), func(t *testing.T) {
 				before := b.one(t, "select balance from accounts")
 				runs := 0
-				require.NoError(t, run(t.Context(), func(exec execer) error {
+				require.NoError(t, run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 					runs++
 					if err := exec("update accounts set balance = balance + 1"); err != nil {
 						return err
@@ -468,7 +471,7 @@ func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
 		require.NoError(t, err)
 		defer conn.Close(t.Context())
 		runs := 0
-		err = dsql.RunTx(t.Context(), conn, func(tx pgx.Tx) error {
+		err = dsqltx.Run(t.Context(), conn, func(ctx context.Context, tx pgx.Tx) error {
 			runs++
 			_, err := tx.Exec(t.Context(), "select pg_terminate_backend(pg_backend_pid())")
 			return err
@@ -478,7 +481,7 @@ func TestRunTxConnectionLostBeforeCommit(t *testing.T) {
 	})
 }
 
-func TestRunTxEnds(t *testing.T) {
+func TestRunEnds(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 4)
 	for name, run := range b.runners() {
@@ -490,7 +493,7 @@ func TestRunTxEnds(t *testing.T) {
 			// An error of fn is fn's, even one that speaks of a connection.
 			for _, mine := range []error{errors.New("not enough"), io.EOF, context.DeadlineExceeded} {
 				runs := 0
-				err := run(t.Context(), func(exec execer) error {
+				err := run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 					runs++
 					require.NoError(t, add(exec))
 					return mine
@@ -501,14 +504,14 @@ func TestRunTxEnds(t *testing.T) {
 
 			// A panic goes up, and rolls back.
 			require.PanicsWithValue(t, "oh", func() {
-				_ = run(t.Context(), func(exec execer) error {
+				_ = run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 					require.NoError(t, add(exec))
 					panic("oh")
 				})
 			})
 
 			// A statement's failure that fn hides is not hidden.
-			err := run(t.Context(), func(exec execer) error {
+			err := run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 				_ = exec("select 1/0")
 				return nil
 			})
@@ -518,38 +521,38 @@ func TestRunTxEnds(t *testing.T) {
 
 			// Attempts: the last conflict, how many, and each told of.
 			b.server.ConflictNext(5)
-			var events []dsql.AttemptEvent
-			err = run(t.Context(), add, dsql.MaxAttempts(3), dsql.OnAttempt(func(e dsql.AttemptEvent) { events = append(events, e) }))
-			require.True(t, dsql.IsConflict(err))
+			var events []dsqltx.Attempt
+			err = run(t.Context(), dsqltx.Runner{MaxAttempts: 3, OnAttempt: func(a dsqltx.Attempt) { events = append(events, a) }}, add)
+			require.True(t, dsqltx.IsConflict(err))
 			require.ErrorContains(t, err, "given up after 3 attempts")
 			require.ErrorContains(t, err, "OC000")
 			require.Len(t, events, 3)
 			for i, e := range events {
-				require.Equal(t, i+1, e.Attempt)
+				require.Equal(t, i+1, e.Number)
 				require.Equal(t, "OC000", e.Conflict)
 				require.Equal(t, i < 2, e.Again)
 			}
-			require.NoError(t, run(t.Context(), add)) // takes the other two
+			require.NoError(t, run(t.Context(), dsqltx.Runner{}, add)) // takes the other two
 
 			// The context.
 			b.server.ConflictNext(1000)
 			ctx, cancel := context.WithCancel(t.Context())
-			err = run(ctx, add, dsql.OnAttempt(func(e dsql.AttemptEvent) {
-				if e.Attempt == 2 {
+			err = run(ctx, dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
+				if a.Number == 2 {
 					cancel()
 				}
-			}))
+			}}, add)
 			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, dsql.IsConflict(err))
+			require.True(t, dsqltx.IsConflict(err))
 			b.server.SetCommitFaults(nil)
 			require.Equal(t, before+1, balance())
 
 			// Options that DSQL refuses.
 			for _, o := range []pgx.TxOptions{{IsoLevel: pgx.Serializable}, {IsoLevel: pgx.ReadCommitted}, {DeferrableMode: pgx.Deferrable}} {
-				require.ErrorIs(t, run(t.Context(), add, dsql.WithTxOptions(o)), dsql.ErrConfig)
+				require.ErrorContains(t, run(t.Context(), dsqltx.Runner{TxOptions: o}, add), "dsqltx: Runner.TxOptions.")
 			}
-			require.ErrorIs(t, run(t.Context(), add, dsql.MaxAttempts(0)), dsql.ErrConfig)
-			err = run(t.Context(), add, dsql.WithTxOptions(pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}))
+			require.EqualError(t, run(t.Context(), dsqltx.Runner{MaxAttempts: -1}, add), "dsqltx: Runner.MaxAttempts is -1; set 1 or more, or 0 for 1000")
+			err = run(t.Context(), dsqltx.Runner{TxOptions: pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}}, add)
 			var pgErr *pgconn.PgError
 			require.ErrorAs(t, err, &pgErr)
 			require.Equal(t, "25006", pgErr.Code, "read-only")
@@ -557,14 +560,14 @@ func TestRunTxEnds(t *testing.T) {
 	}
 }
 
-// A context that ends has database/sql roll back on its own goroutine, while RunSQLTx looks at what happened.
-func TestRunSQLTxContextEnds(t *testing.T) {
+// A context that ends has database/sql roll back on its own goroutine, while RunSQL looks at what happened.
+func TestRunSQLContextEnds(t *testing.T) {
 	b := newBank(t, 1, 2)
 	for range 50 {
 		ctx, cancel := context.WithCancel(t.Context())
-		err := dsql.RunSQLTx(ctx, b.db, func(tx *sql.Tx) error {
+		err := dsqltx.RunSQL(ctx, b.db, func(ctx context.Context, tx *sql.Tx) error {
 			_, err := tx.ExecContext(ctx, "update accounts set balance = balance + 1")
-			if dsql.IsConflict(err) { // with the last round, which is still being rolled back
+			if dsqltx.IsConflict(err) { // with the last round, which is still being rolled back
 				return err
 			}
 			require.NoError(t, err)
@@ -576,21 +579,21 @@ func TestRunSQLTxContextEnds(t *testing.T) {
 	require.Zero(t, b.one(t, "select balance from accounts"))
 }
 
-func TestRunTxOwnsItsTransaction(t *testing.T) {
+func TestRunOwnsItsTransaction(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 2)
-	require.NoError(t, dsql.RunTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+	require.NoError(t, dsqltx.Run(t.Context(), b.pool, func(ctx context.Context, tx pgx.Tx) error {
 		_, err := tx.Begin(t.Context())
 		require.ErrorContains(t, err, "no savepoints")
 		require.ErrorContains(t, pgx.BeginFunc(t.Context(), tx, func(pgx.Tx) error { return nil }), "no savepoints")
-		require.ErrorContains(t, tx.Commit(t.Context()), "RunTx commits")
-		require.ErrorContains(t, tx.Rollback(t.Context()), "RunTx commits")
+		require.ErrorContains(t, tx.Commit(t.Context()), "Run commits")
+		require.ErrorContains(t, tx.Rollback(t.Context()), "Run commits")
 		_, err = tx.Exec(t.Context(), "update accounts set balance = 7")
 		return err
 	}))
 	require.EqualValues(t, 7, b.one(t, "select balance from accounts"))
 
-	err := dsql.RunSQLTx(t.Context(), b.db, func(tx *sql.Tx) error { return tx.Commit() })
+	err := dsqltx.RunSQL(t.Context(), b.db, func(ctx context.Context, tx *sql.Tx) error { return tx.Commit() })
 	require.ErrorContains(t, err, "fn ended the transaction")
 
 	_, err = b.db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelSerializable})
@@ -609,14 +612,14 @@ func TestUnknownStays(t *testing.T) {
 		b.server.CutNext(1, dsqltest.AfterCommit)
 		runs := 0
 		before := b.one(t, "select balance from accounts")
-		err := dsql.Retry(t.Context(), func(ctx context.Context) error {
+		err := dsqltx.Retry(t.Context(), func(ctx context.Context) error {
 			runs++
-			_, err := dsql.Exec(ctx, b.pool, "update accounts set balance = balance + 1", nil,
-				dsql.CheckCommit(func(context.Context) (bool, error) { return false, conflict }))
+			r := dsqltx.Runner{CheckCommit: func(context.Context) (bool, error) { return false, conflict }}
+			_, err := r.Exec(ctx, b.pool, "update accounts set balance = balance + 1")
 			return err
 		})
-		require.ErrorIs(t, err, dsql.ErrCommitUnknown)
-		require.False(t, dsql.IsConflict(err))
+		require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
+		require.False(t, dsqltx.IsConflict(err))
 		require.Equal(t, 1, runs)
 		require.Equal(t, before+1, b.one(t, "select balance from accounts"))
 	})
@@ -624,19 +627,20 @@ func TestUnknownStays(t *testing.T) {
 		t.Run(name+", an error of the next run", func(t *testing.T) {
 			b.server.CutNext(1, dsqltest.AfterCommit)
 			runs := 0
-			err := run(t.Context(), func(exec execer) error {
+			err := run(t.Context(), dsqltx.Runner{Idempotent: true}, func(exec execer) error {
 				if runs++; runs > 1 {
 					return mine
 				}
 				return exec("update accounts set balance = balance + 1")
-			}, dsql.Idempotent())
-			require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+			})
+			require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 			require.ErrorIs(t, err, mine)
 		})
 		t.Run(name+", no attempt left", func(t *testing.T) {
 			b.server.CutNext(1, dsqltest.AfterCommit)
-			err := run(t.Context(), func(exec execer) error { return exec("update accounts set balance = balance + 1") }, dsql.Idempotent(), dsql.MaxAttempts(1))
-			require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+			r := dsqltx.Runner{Idempotent: true, MaxAttempts: 1}
+			err := run(t.Context(), r, func(exec execer) error { return exec("update accounts set balance = balance + 1") })
+			require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 		})
 	}
 	t.Run("rows on a single connection", func(t *testing.T) {
@@ -645,9 +649,10 @@ func TestUnknownStays(t *testing.T) {
 		defer conn.Close(t.Context())
 		before := b.one(t, "select count(*) from notes")
 		b.server.CutNext(1, dsqltest.AfterCommit)
-		report, err := dsql.RowWriter{Table: pgx.Identifier{"notes"}, Columns: []string{"id"}}.Write(t.Context(), conn, [][]any{{"one"}}, dsql.Idempotent())
-		require.ErrorIs(t, err, dsql.ErrCommitUnknown)
-		require.Equal(t, dsql.BatchUnknown, report.Batches[0].State)
+		w := dsqltx.Writer{Table: pgx.Identifier{"notes"}, Columns: []string{"id"}, Runner: dsqltx.Runner{Idempotent: true}}
+		report, err := w.Write(t.Context(), conn, [][]any{{"one"}})
+		require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
+		require.Equal(t, dsqltx.BatchUnknown, report.Batches[0].State)
 		require.Equal(t, before+1, b.one(t, "select count(*) from notes"))
 	})
 }
@@ -668,16 +673,19 @@ func TestExecUnsent(t *testing.T) {
 	require.NoError(t, single.Close(t.Context()))
 	const add = "update accounts set balance = balance + 1"
 	for name, run := range map[string]func() error{
-		"Exec, ctx is over":   func() error { _, err := dsql.Exec(over, b.pool, add, nil); return err },
-		"Exec, pool is empty": func() error { _, err := dsql.Exec(soon, b.pool, add, nil); return err },
-		"Exec, closed":        func() error { _, err := dsql.Exec(t.Context(), single, add, nil, dsql.Idempotent()); return err },
+		"Exec, ctx is over":   func() error { _, err := dsqltx.Exec(over, b.pool, add); return err },
+		"Exec, pool is empty": func() error { _, err := dsqltx.Exec(soon, b.pool, add); return err },
+		"Exec, closed": func() error {
+			_, err := dsqltx.Runner{Idempotent: true}.Exec(t.Context(), single, add)
+			return err
+		},
 		"Retry, ctx is over": func() error {
-			return dsql.Retry(over, func(ctx context.Context) error { _, err := b.db.ExecContext(ctx, add); return err })
+			return dsqltx.Retry(over, func(ctx context.Context) error { _, err := b.db.ExecContext(ctx, add); return err })
 		},
 	} {
 		err := run()
 		require.Error(t, err, name)
-		require.NotErrorIs(t, err, dsql.ErrCommitUnknown, name)
+		require.NotErrorIs(t, err, dsqltx.ErrCommitUnknown, name)
 	}
 }
 
@@ -690,19 +698,19 @@ func TestClosedConnection(t *testing.T) {
 	defer conn.Release()
 	require.NoError(t, conn.Conn().Close(t.Context()))
 	attempts := 0
-	count := dsql.OnAttempt(func(dsql.AttemptEvent) { attempts++ })
+	count := dsqltx.Runner{Idempotent: true, OnAttempt: func(dsqltx.Attempt) { attempts++ }}
 	for _, single := range []interface {
-		dsql.TxBeginner
-		dsql.Execer
-		dsql.Querier
+		dsqltx.Beginner
+		dsqltx.Execer
+		dsqltx.Querier
 	}{conn, conn.Conn()} {
 		attempts = 0
-		require.ErrorIs(t, dsql.RunTx(t.Context(), single, func(pgx.Tx) error { return nil }, count), pgconn.ErrConnClosed)
+		require.ErrorIs(t, count.Run(t.Context(), single, func(context.Context, pgx.Tx) error { return nil }), pgconn.ErrConnClosed)
 		require.Equal(t, 1, attempts)
-		_, err = dsql.Exec(t.Context(), single, "select 1", nil, dsql.Idempotent(), count)
+		_, err = count.Exec(t.Context(), single, "select 1")
 		require.ErrorIs(t, err, pgconn.ErrConnClosed)
 		require.Equal(t, 2, attempts)
-		require.ErrorContains(t, dsql.WaitForJob(t.Context(), single, "x", nil), "wait again on another")
+		require.ErrorContains(t, dsqltx.WaitForJob(t.Context(), single, "x", nil), "wait again on another")
 	}
 }
 
@@ -713,7 +721,7 @@ func TestConnectionLostEveryTime(t *testing.T) {
 	for name, run := range b.runners() {
 		t.Run(name, func(t *testing.T) {
 			runs := 0
-			err := run(t.Context(), func(exec execer) error {
+			err := run(t.Context(), dsqltx.Runner{}, func(exec execer) error {
 				runs++
 				return exec("select pg_terminate_backend(pg_backend_pid())")
 			})
@@ -723,11 +731,11 @@ func TestConnectionLostEveryTime(t *testing.T) {
 	}
 }
 
-func TestRunTxOpenRows(t *testing.T) {
+func TestRunOpenRows(t *testing.T) {
 	t.Parallel()
 	b := newBank(t, 1, 2)
 	for _, statement := range []string{"select 1", "update accounts set balance = balance + 1 returning id"} {
-		err := dsql.RunTx(t.Context(), b.pool, func(tx pgx.Tx) error {
+		err := dsqltx.Run(t.Context(), b.pool, func(ctx context.Context, tx pgx.Tx) error {
 			if _, err := tx.Exec(t.Context(), "select 1"); err != nil { // begins
 				return err
 			}
@@ -737,7 +745,8 @@ func TestRunTxOpenRows(t *testing.T) {
 		require.ErrorContains(t, err, "rows of a query were open")
 	}
 	require.Zero(t, b.one(t, "select balance from accounts"))
-	require.ErrorIs(t, dsql.RunSQLTx(t.Context(), b.db, func(*sql.Tx) error { return nil }, dsql.WithTxOptions(pgx.TxOptions{BeginQuery: "begin read only"})), dsql.ErrConfig)
+	r := dsqltx.Runner{TxOptions: pgx.TxOptions{BeginQuery: "begin read only"}}
+	require.ErrorContains(t, r.RunSQL(t.Context(), b.db, func(context.Context, *sql.Tx) error { return nil }), "Runner.TxOptions has a BeginQuery")
 }
 
 // An attempt that ctx cuts short does not hide why there was another.
@@ -750,14 +759,14 @@ func TestConflictShowsBehindContext(t *testing.T) {
 			defer cancel()
 			b.server.ConflictNext(1)
 			runs := 0
-			err := run(ctx, func(exec execer) error {
+			err := run(ctx, dsqltx.Runner{}, func(exec execer) error {
 				if runs++; runs > 1 {
 					cancel()
 				}
 				return exec("update accounts set balance = balance + 1")
 			})
 			require.ErrorIs(t, err, context.Canceled)
-			require.True(t, dsql.IsConflict(err), "%v", err)
+			require.True(t, dsqltx.IsConflict(err), "%v", err)
 			require.ErrorContains(t, err, "given up after 2 attempts")
 		})
 	}
@@ -780,7 +789,7 @@ func TestIsConflict(t *testing.T) {
 		{&pgconn.PgError{Code: "08P01", Message: "bind message has 2 result formats but query has 3 columns"}, true},
 		{&pgconn.PgError{Code: "08P01", Message: "invalid message"}, false},
 	} {
-		require.Equal(t, c.is, dsql.IsConflict(c.err), "%v", c.err)
+		require.Equal(t, c.is, dsqltx.IsConflict(c.err), "%v", c.err)
 	}
 }
 
@@ -795,10 +804,10 @@ func TestWriteRows(t *testing.T) {
 			table := fmt.Sprint("rows_", insert)
 			// No key: a row that is written twice is there twice.
 			b.exec(t, "create table "+table+" (id int, text text)")
-			w := dsql.RowWriter{Table: pgx.Identifier{table}, Columns: []string{"id", "text"}, Insert: insert, BatchRows: 2000}
+			w := dsqltx.Writer{Table: pgx.Identifier{table}, Columns: []string{"id", "text"}, Insert: insert, BatchRows: 2000}
 			progress := 0
-			w.OnBatch = func(b dsql.Batch) {
-				if b.State == dsql.BatchIn {
+			w.OnBatch = func(b dsqltx.Batch) {
+				if b.State == dsqltx.BatchIn {
 					progress += b.To - b.From
 				}
 			}
@@ -812,9 +821,9 @@ func TestWriteRows(t *testing.T) {
 			stops := 0
 			for rest := rows; len(rest) > 0; {
 				report, err := w.Write(t.Context(), b.pool, rest)
-				out := report.Rows(rest, dsql.BatchOut)
-				if unknown := report.Rows(rest, dsql.BatchUnknown); len(unknown) > 0 {
-					require.ErrorIs(t, err, dsql.ErrCommitUnknown)
+				out := report.Rows(rest, dsqltx.BatchOut)
+				if unknown := report.Rows(rest, dsqltx.BatchUnknown); len(unknown) > 0 {
+					require.ErrorIs(t, err, dsqltx.ErrCommitUnknown)
 					stops++
 					if b.one(t, "select count(*) from "+table+" where id = $1", unknown[0][0]) == 0 {
 						out = append(unknown, out...)
@@ -840,7 +849,7 @@ func TestWriteRows(t *testing.T) {
 			}
 			report, err := w.Write(t.Context(), b.pool, rows[:total/5])
 			require.NoError(t, err)
-			require.Len(t, report.Rows(rows, dsql.BatchIn), total/5)
+			require.Len(t, report.Rows(rows, dsqltx.BatchIn), total/5)
 			require.EqualValues(t, total+total/5, b.one(t, "select count(*) from "+table))
 		})
 	}

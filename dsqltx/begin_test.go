@@ -1,4 +1,4 @@
-package dsql_test
+package dsqltx_test
 
 import (
 	"context"
@@ -8,18 +8,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
 
-// RunTx takes whatever begins transactions, also what wraps a pool, and trusts no fn that says all is well
+// Run takes whatever begins transactions, also what wraps a pool, and trusts no fn that says all is well
 // when its connection is gone.
-func TestRunTxBeginners(t *testing.T) {
+func TestRunBeginners(t *testing.T) {
 	pool, err := dsql.NewPool(t.Context(), server.Config())
 	require.NoError(t, err)
 	defer pool.Close()
 	name := table(t, "id int primary key")
-	for id, db := range []dsql.TxBeginner{pool, struct{ dsql.TxBeginner }{pool}} {
+	for id, db := range []dsqltx.Beginner{pool, struct{ dsqltx.Beginner }{pool}} {
 		attempts := 0
-		require.NoError(t, dsql.RunTx(t.Context(), db, func(tx pgx.Tx) error {
+		require.NoError(t, dsqltx.Run(t.Context(), db, func(ctx context.Context, tx pgx.Tx) error {
 			attempts++
 			_, err := tx.Exec(t.Context(), "insert into "+name+" values ($1)", id)
 			if attempts == 1 {
@@ -32,8 +33,8 @@ func TestRunTxBeginners(t *testing.T) {
 		require.Greater(t, attempts, 1) // more while the lost session still holds its row
 	}
 	var n int
-	require.NoError(t, dsql.Retry(t.Context(), func(ctx context.Context) error {
+	require.NoError(t, dsqltx.Runner{Idempotent: true}.Retry(t.Context(), func(ctx context.Context) error {
 		return pool.QueryRow(ctx, "select count(*) from "+name).Scan(&n)
-	}, dsql.Idempotent()))
+	}))
 	require.Equal(t, 2, n)
 }

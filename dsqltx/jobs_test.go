@@ -1,10 +1,8 @@
-package dsql_test
+package dsqltx_test
 
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"log"
 	"testing"
 	"time"
 
@@ -14,37 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltx"
 )
-
-func ExampleWaitForJob() {
-	ctx := context.Background()
-	conn, err := dsql.Connect(ctx, server.Config())
-	if err != nil {
-		log.Fatal(err)
-	}
-	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, "create table orders (id uuid primary key, customer text)"); err != nil {
-		log.Fatal(err)
-	}
-
-	var id string
-	if err := conn.QueryRow(ctx, "create index async on orders (customer)").Scan(&id); err != nil {
-		log.Fatal(err)
-	}
-	err = dsql.WaitForJob(ctx, conn, id, func(job dsql.Job) {
-		if job.Status == "completed" { // submitted and processing may have come before
-			fmt.Println("index", job.Status)
-		}
-	})
-	if err != nil {
-		log.Fatal(err)
-	}
-
-	if _, err := conn.Exec(ctx, "drop table orders"); err != nil {
-		log.Fatal(err)
-	}
-	// Output: index completed
-}
 
 // jobTable makes a table with rows 1 and 1, in a schema of the test's own.
 func jobTable(t *testing.T) *pgxpool.Pool {
@@ -54,14 +23,14 @@ func jobTable(t *testing.T) *pgxpool.Pool {
 	t.Cleanup(pool.Close)
 	_, err = pool.Exec(t.Context(), "create table t (id int)")
 	require.NoError(t, err)
-	_, err = dsql.Exec(t.Context(), pool, "insert into t values (1), (1)", nil)
+	_, err = dsqltx.Exec(t.Context(), pool, "insert into t values (1), (1)")
 	require.NoError(t, err)
 	return pool
 }
 
 func submitJob(t *testing.T, pool *pgxpool.Pool, sql string) (id string) {
 	t.Helper()
-	require.NoError(t, dsql.Retry(t.Context(), func(ctx context.Context) error {
+	require.NoError(t, dsqltx.Retry(t.Context(), func(ctx context.Context) error {
 		return pool.QueryRow(ctx, sql).Scan(&id)
 	}))
 	return id
@@ -81,7 +50,7 @@ func TestWaitForJob(t *testing.T) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		err = dsql.WaitForJob(ctx, pool, id, func(job dsql.Job) {
+		err = dsqltx.WaitForJob(ctx, pool, id, func(job dsqltx.Job) {
 			if job.Status == "processing" {
 				cancel()
 			}
@@ -90,7 +59,7 @@ func TestWaitForJob(t *testing.T) {
 		require.ErrorContains(t, err, id)
 
 		var states []string
-		require.NoError(t, dsql.WaitForJob(t.Context(), pool, id, func(job dsql.Job) {
+		require.NoError(t, dsqltx.WaitForJob(t.Context(), pool, id, func(job dsqltx.Job) {
 			require.Equal(t, id, job.ID)
 			states = append(states, job.Status)
 			reader.Rollback(t.Context())
@@ -100,17 +69,17 @@ func TestWaitForJob(t *testing.T) {
 
 	t.Run("failure", func(t *testing.T) {
 		id := submitJob(t, pool, "create unique index async u on t (id)")
-		var last dsql.Job
-		err := dsql.WaitForJob(t.Context(), pool, id, func(job dsql.Job) { last = job })
-		require.ErrorIs(t, err, dsql.ErrJobFailed)
+		var last dsqltx.Job
+		err := dsqltx.WaitForJob(t.Context(), pool, id, func(job dsqltx.Job) { last = job })
+		require.ErrorIs(t, err, dsqltx.ErrJobFailed)
 		require.ErrorContains(t, err, id)
 		require.ErrorContains(t, err, last.Details)
-		require.Equal(t, dsql.Job{ID: id, Status: "failed", Details: "found duplicate key(s) while validating index uniqueness"}, last)
-		require.ErrorIs(t, dsql.WaitForJob(t.Context(), pool, id, nil), dsql.ErrJobFailed)
+		require.Equal(t, dsqltx.Job{ID: id, Status: "failed", Details: "found duplicate key(s) while validating index uniqueness"}, last)
+		require.ErrorIs(t, dsqltx.WaitForJob(t.Context(), pool, id, nil), dsqltx.ErrJobFailed)
 	})
 
 	t.Run("unknown", func(t *testing.T) {
-		err := dsql.WaitForJob(t.Context(), pool, "another", nil)
+		err := dsqltx.WaitForJob(t.Context(), pool, "another", nil)
 		require.ErrorIs(t, err, pgx.ErrNoRows)
 		require.ErrorContains(t, err, `job "another" is not in sys.jobs`)
 	})
@@ -119,24 +88,24 @@ func TestWaitForJob(t *testing.T) {
 		db := stdlib.OpenDBFromPool(pool)
 		defer db.Close()
 		id := submitJob(t, pool, "create index async k on t (id)")
-		require.NoError(t, dsql.WaitForSQLJob(t.Context(), db, id, nil))
-		err := dsql.WaitForSQLJob(t.Context(), db, "another", nil)
+		require.NoError(t, dsqltx.WaitForSQLJob(t.Context(), db, id, nil))
+		err := dsqltx.WaitForSQLJob(t.Context(), db, "another", nil)
 		require.ErrorIs(t, err, sql.ErrNoRows)
 		require.ErrorContains(t, err, `job "another" is not in sys.jobs`)
 	})
 
 	t.Run("conflict", func(t *testing.T) {
 		id := submitJob(t, pool, "create index async j on t (id)")
-		require.NoError(t, dsql.WaitForJob(t.Context(), pool, id, nil))
+		require.NoError(t, dsqltx.WaitForJob(t.Context(), pool, id, nil))
 		conn, err := pool.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
-		_, err = dsql.Exec(t.Context(), conn, "select 1", nil)
+		_, err = dsqltx.Exec(t.Context(), conn, "select 1")
 		require.NoError(t, err)
 		before := server.Transactions().SchemaConflicts
-		_, err = dsql.Exec(t.Context(), pool, "drop index j", nil)
+		_, err = dsqltx.Exec(t.Context(), pool, "drop index j")
 		require.NoError(t, err)
-		require.NoError(t, dsql.WaitForJob(t.Context(), conn, id, nil))
+		require.NoError(t, dsqltx.WaitForJob(t.Context(), conn, id, nil))
 		require.Greater(t, server.Transactions().SchemaConflicts, before)
 	})
 
@@ -146,7 +115,7 @@ func TestWaitForJob(t *testing.T) {
 		require.NoError(t, conn.Close(t.Context()))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		require.ErrorContains(t, dsql.WaitForJob(ctx, conn, "x", nil), "closed")
+		require.ErrorContains(t, dsqltx.WaitForJob(ctx, conn, "x", nil), "closed")
 		require.NoError(t, ctx.Err())
 	})
 }
