@@ -13,51 +13,52 @@ import (
 )
 
 const (
-	// A network that swallows one connection may let the next one through, so one attempt gets a
-	// third of the time that is left, within these bounds.
-	shortestAttempt = time.Second
-	longestAttempt  = 10 * time.Second
+	// A network that drops the packets of one connection may pass those of the next. So each
+	// attempt gets a third of the remaining time, within these limits.
+	minAttempt = time.Second
+	maxAttempt = 10 * time.Second
 
-	// Waits between attempts are drawn from 0 to a bound that doubles from the first to the last
-	// of these ("full jitter", AWS Architecture Blog, "Exponential Backoff and Jitter").
-	firstBackoff = 50 * time.Millisecond
-	lastBackoff  = 5 * time.Second
+	// The wait between attempts is random between 0 and a limit that doubles from minBackoff to
+	// maxBackoff ("full jitter", AWS Architecture Blog, "Exponential Backoff and Jitter").
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 5 * time.Second
 )
 
-// connectRun opens one session, in as many attempts as it takes. The states of one attempt, and
-// what ends each:
+// connectLoop opens one session, in as many attempts as are needed. Each attempt goes through these
+// states:
 //
-//	pacing   a connection may be opened   a slot after the deadline: the run ends
-//	token    one is at hand               no credentials: the run ends
-//	dial     TCP is open                  name unknown: the run ends; else another attempt
-//	TLS      verified                     certificate, alert, no TLS: the run ends; reset, silence: another attempt
-//	login    ReadyForQuery                a refusal: by its kind; reset, silence: another attempt
+//	state    ends with                   fails for good               fails, and is retried
+//	pacing   a free slot                 no slot before the deadline  -
+//	token    a valid token               no credentials               -
+//	dial     an open TCP connection      unknown name                 any other error
+//	TLS      a verified handshake        certificate, alert, no TLS   reset, silence
+//	login    ReadyForQuery               a permanent refusal          a transient refusal, reset, silence
 //
 // Every state also ends with the context. The error then names the state.
-type connectRun struct {
+type connectLoop struct {
 	connector *connector
 	attempt   *login.Attempt
-	address   string // dialled
+	address   string // to dial
 
 	backoff time.Duration
-	renewed bool          // the token was replaced because the server called it expired
-	refused *connectError // of the last attempt that the server refused
+	renewed bool          // the token was replaced after the server called it expired
+	refusal *connectError // the last refusal by the server, if any
 }
 
-// run makes attempts until one succeeds, fails for good, or ctx ends. opened is a TCP connection
-// for the first one, or nil.
-func (r *connectRun) run(ctx context.Context, opened net.Conn) (*login.Session, error) {
-	began := time.Now()
-	r.backoff = firstBackoff
+// run makes attempts until one succeeds or fails for good, or ctx ends. opened is an open TCP
+// connection for the first attempt, or nil.
+func (r *connectLoop) run(ctx context.Context, opened net.Conn) (*login.Session, error) {
+	start := time.Now()
+	r.backoff = minBackoff
 	for attempts := 1; ; attempts++ {
-		session, failed := r.try(ctx, opened)
+		session, failed := r.attemptOnce(ctx, opened)
 		if failed == nil {
 			return session, nil
 		}
 		opened = nil
-		failed = r.moreTelling(ctx, failed)
-		failed.attempts, failed.elapsed = attempts, time.Since(began)
-		if failed.ended != nil {
+		failed = r.preferRefusal(ctx, failed)
+		failed.attempts, failed.elapsed = attempts, time.Since(start)
+		if failed.ctxErr != nil {
 			return nil, failed
 		}
 		wait, again := r.prepareRetry(failed)
@@ -66,31 +67,31 @@ func (r *connectRun) run(ctx context.Context, opened net.Conn) (*login.Session, 
 		}
 		r.connector.observer.retry(ctx, RetryEvent{Attempt: attempts, Err: failed, Wait: wait, Elapsed: failed.elapsed})
 		if sleep(ctx, wait) != nil {
-			if r.refused != nil {
-				failed = r.refused
+			if r.refusal != nil {
+				failed = r.refusal
 			}
 			failed = failed.endedBy(ctx)
-			failed.attempts, failed.elapsed = attempts, time.Since(began)
+			failed.attempts, failed.elapsed = attempts, time.Since(start)
 			return nil, failed
 		}
 	}
 }
 
-// moreTelling returns the error to report: the server's last refusal, when the time was over on
-// the way to another answer.
-func (r *connectRun) moreTelling(ctx context.Context, failed *connectError) *connectError {
+// preferRefusal returns the error to report. If ctx ended before the server answered again, that is
+// the server's last refusal, since it tells more.
+func (r *connectLoop) preferRefusal(ctx context.Context, failed *connectError) *connectError {
 	switch {
 	case failed.kind != refusal.None && failed.phase == login.PhaseLogin:
-		r.refused = failed
-	case r.refused != nil && (ctx.Err() != nil || failed.phase == phasePacing):
-		return r.refused.endedBy(ctx)
+		r.refusal = failed
+	case r.refusal != nil && (ctx.Err() != nil || failed.phase == phasePacing):
+		return r.refusal.endedBy(ctx)
 	}
 	return failed
 }
 
-// prepareRetry decides whether another attempt can help, changes what it has to do otherwise, and
-// returns how long to wait before it.
-func (r *connectRun) prepareRetry(failed *connectError) (wait time.Duration, again bool) {
+// prepareRetry decides whether to make another attempt. If so, it changes what has to be different
+// and returns how long to wait.
+func (r *connectLoop) prepareRetry(failed *connectError) (wait time.Duration, again bool) {
 	k := r.connector
 	switch {
 	case errors.Is(failed, login.ErrTokenUnread):
@@ -99,25 +100,25 @@ func (r *connectRun) prepareRetry(failed *connectError) (wait time.Duration, aga
 		return 0, true
 	case failed.kind == refusal.TokenExpired && !r.renewed:
 		r.renewed = true
-		k.tokens.drop(failed.token)
+		k.tokens.discard(failed.token)
 		return 0, true
 	case failed.kind == refusal.RateExceeded && k.pacer != nil && !failed.paced && failed.phase == login.PhaseLogin:
-		return 0, true // it went in a burst; the pacer holds the next one back
+		return 0, true // the burst is used up; the pacer delays the next attempt
 	case failed.isTransient():
 		wait = rand.N(r.backoff)
-		r.backoff = min(2*r.backoff, lastBackoff)
+		r.backoff = min(2*r.backoff, maxBackoff)
 		return wait, true
 	}
 	return 0, false
 }
 
-// try makes one attempt. opened may be an open TCP connection.
-func (r *connectRun) try(ctx context.Context, opened net.Conn) (session *login.Session, failed *connectError) {
+// attemptOnce makes one attempt. opened is an open TCP connection, or nil.
+func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session *login.Session, failed *connectError) {
 	var token *Token
 	paced := false
 	fail := func(phase login.Phase, err error) (*login.Session, *connectError) {
 		e := newConnectError(phase, r.address, r.attempt.TLS.ServerName, err)
-		e.token, e.paced, e.ended = token, paced, ctx.Err()
+		e.token, e.paced, e.ctxErr = token, paced, ctx.Err()
 		return nil, e
 	}
 	closeOpened := func() {
@@ -143,9 +144,9 @@ func (r *connectRun) try(ctx context.Context, opened net.Conn) (session *login.S
 		return fail(phaseToken, err)
 	}
 
-	timeout := longestAttempt
+	timeout := maxAttempt
 	if deadline, ok := ctx.Deadline(); ok {
-		timeout = min(max(time.Until(deadline)/3, shortestAttempt), longestAttempt)
+		timeout = min(max(time.Until(deadline)/3, minAttempt), maxAttempt)
 	}
 	attemptCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()

@@ -25,13 +25,12 @@ import (
 	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
-// Each form of a host name, all the way: what is dialled, and which names the
-// server hears.
+// For each form of a host name: the address that is dialled, and the names that the server gets.
 func TestConnectForms(t *testing.T) {
 	cases := map[string]struct {
-		change func(*dsql.Config)
-		dials  string
-		hears  string
+		change  func(*dsql.Config)
+		dialled string
+		sent    string
 	}{
 		"public endpoint":  {func(c *dsql.Config) { c.Host = publicName }, publicName + ":5432", publicName},
 		"private DNS name": {func(c *dsql.Config) { c.Host = privateName }, privateName + ":5432", privateName},
@@ -52,23 +51,23 @@ func TestConnectForms(t *testing.T) {
 	}
 	for name, test := range cases {
 		t.Run(name, func(t *testing.T) {
-			d := &dialled{}
-			c := throughNames(d)
+			d := &recordingDialer{}
+			c := configWithoutNames(d)
 			test.change(&c)
 			for _, negotiation := range []string{"direct", "postgres"} {
 				c.SSLNegotiation = negotiation
 				d.addresses = nil
-				attempts := watchAttempts()
+				attempts := attemptsFromNow()
 				conn, err := dsql.Connect(t.Context(), c)
 				require.NoError(t, err)
 				require.Equal(t, "admin", selectUser(t, conn))
 				require.NoError(t, conn.Close(t.Context()))
 
-				require.Equal(t, []string{test.dials}, d.all())
+				require.Equal(t, []string{test.dialled}, d.all())
 				require.Len(t, attempts(), 1)
 				a := attempts()[0]
-				require.Equal(t, test.hears, a.ServerName)
-				require.Equal(t, test.hears, a.TokenHost)
+				require.Equal(t, test.sent, a.ServerName)
+				require.Equal(t, test.sent, a.TokenHost)
 				require.Equal(t, "us-east-1", a.TokenRegion)
 				require.Equal(t, "DbConnectAdmin", a.TokenAction)
 				require.Equal(t, negotiation == "postgres", a.SSLRequest)
@@ -80,9 +79,9 @@ func TestConnectForms(t *testing.T) {
 	}
 }
 
-// Where the server listens is what the client dialled, without a DialFunc in between.
+// Without a DialFunc, the client dials the address at which the server listens.
 func TestConnectDialsTheAddress(t *testing.T) {
-	attempts := watchAttempts()
+	attempts := attemptsFromNow()
 	conn, err := dsql.Connect(t.Context(), server.Config())
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
@@ -94,7 +93,7 @@ func TestConnectDialsTheAddress(t *testing.T) {
 }
 
 func TestConnectAsAnotherRole(t *testing.T) {
-	attempts := watchAttempts()
+	attempts := attemptsFromNow()
 	c := server.Config()
 	c.User = "app"
 	conn, err := dsql.Connect(t.Context(), c)
@@ -121,10 +120,10 @@ func TestConnectSettings(t *testing.T) {
 }
 
 // A ConnConfig holds no token, and connects long after one would have expired.
-func TestConnConfigStaysGood(t *testing.T) {
+func TestConnConfigStaysValid(t *testing.T) {
 	c := server.Config()
 	c.TokenLifetime = 2 * time.Second
-	attempts := watchAttempts()
+	attempts := attemptsFromNow()
 	cc, err := c.ConnConfig(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, cc.Password)
@@ -145,7 +144,7 @@ func TestConnConfigStaysGood(t *testing.T) {
 func TestPoolTokensRollOver(t *testing.T) {
 	c := server.Config()
 	c.TokenLifetime = 2 * time.Second
-	attempts := watchAttempts()
+	attempts := attemptsFromNow()
 	pool, err := dsql.NewPool(t.Context(), c, func(p *pgxpool.Config) { p.MaxConns = 8 })
 	require.NoError(t, err)
 	defer pool.Close()
@@ -194,8 +193,8 @@ func TestPoolDefaults(t *testing.T) {
 	require.NotContains(t, pool.ConnConfig.RuntimeParams, "pool_max_conns")
 }
 
-// The credentials provider fails for a while: connects go on, then fail with
-// the reason, then work again.
+// The credentials provider fails for a while. Connects go on until the token expires, then fail
+// with the reason, and work again after it.
 func TestConnectCredentialsFailForAWhile(t *testing.T) {
 	var down atomic.Bool
 	c := server.Config()
@@ -218,7 +217,7 @@ func TestConnectCredentialsFailForAWhile(t *testing.T) {
 	}
 	require.NoError(t, connect())
 	down.Store(true)
-	require.NoError(t, connect(), "the token is still good")
+	require.NoError(t, connect(), "the token is still valid")
 	require.Eventually(t, func() bool { err = connect(); return err != nil }, 10*time.Second, 20*time.Millisecond)
 	require.ErrorIs(t, err, dsql.ErrCredentials)
 	require.ErrorContains(t, err, "no route to STS")
@@ -227,7 +226,7 @@ func TestConnectCredentialsFailForAWhile(t *testing.T) {
 }
 
 func TestConnectRefused(t *testing.T) {
-	stranger := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+	otherSecret := aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
 		return aws.Credentials{AccessKeyID: server.Credentials().AccessKeyID, SecretAccessKey: "not the one"}, nil
 	})
 	cases := map[string]struct {
@@ -235,7 +234,7 @@ func TestConnectRefused(t *testing.T) {
 		is     error
 		says   []string
 	}{
-		"wrong key":       {func(c *dsql.Config) { c.Credentials = stranger }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "IAM policy", publicName}},
+		"wrong key":       {func(c *dsql.Config) { c.Credentials = otherSecret }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "IAM policy", publicName}},
 		"no such role":    {func(c *dsql.Config) { c.User = "nobody" }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "AWS IAM GRANT"}},
 		"another cluster": {func(c *dsql.Config) { c.Host = strings.Repeat("a", 26) + ".dsql.us-east-1.on.aws" }, dsql.ErrInvalidSNI, []string{"invalid sni", strings.Repeat("a", 26), "ClusterID"}},
 		"database":        {func(c *dsql.Config) { c.Database = "app" }, nil, []string{`database "app"`, "3D000", "leave Database empty"}},
@@ -244,7 +243,7 @@ func TestConnectRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := server.Config()
 			test.change(&c)
-			attempts := watchAttempts()
+			attempts := attemptsFromNow()
 			_, err := dsql.Connect(t.Context(), c)
 			require.Error(t, err)
 			if test.is != nil {
@@ -260,8 +259,7 @@ func TestConnectRefused(t *testing.T) {
 	}
 }
 
-// Certificates are checked in full: neither another authority nor a name that
-// is not covered gets as far as a token.
+// Certificates are verified in full: a server with another authority or another name gets no token.
 func TestConnectVerifies(t *testing.T) {
 	for name, change := range map[string]func(*dsql.Config){
 		"set RootCAs":       func(c *dsql.Config) { c.RootCAs = x509.NewCertPool() },
@@ -272,7 +270,7 @@ func TestConnectVerifies(t *testing.T) {
 				c := server.Config()
 				c.SSLNegotiation = negotiation
 				change(&c)
-				attempts := watchAttempts()
+				attempts := attemptsFromNow()
 				_, err := dsql.Connect(t.Context(), c)
 				var certificate *tls.CertificateVerificationError
 				require.ErrorAs(t, err, &certificate)
@@ -285,7 +283,7 @@ func TestConnectVerifies(t *testing.T) {
 	}
 }
 
-// A server that ends the handshake with an alert, or whose answer TLS cannot accept, will do so again.
+// An alert, or an answer that TLS does not accept, is not retried.
 func TestConnectAlert(t *testing.T) {
 	for name, c := range map[string]struct {
 		change func(*tls.Config)
@@ -324,7 +322,7 @@ func TestConnectAlert(t *testing.T) {
 	}
 }
 
-// Whatever a user makes of a ConnConfig: not a byte of plaintext, no unverified certificate.
+// No change to a ConnConfig makes it send plaintext or accept an unverified certificate.
 func TestConnConfigKeepsTLS(t *testing.T) {
 	for name, change := range map[string]func(*pgx.ConnConfig){
 		"nil":           func(cc *pgx.ConnConfig) { cc.TLSConfig = nil },
@@ -351,7 +349,7 @@ func TestConnConfigKeepsTLS(t *testing.T) {
 	}
 }
 
-// tap records what is written to the connections it dials.
+// tap records what is written to the connections that it dials.
 type tap struct {
 	mu  sync.Mutex
 	buf bytes.Buffer
@@ -380,20 +378,20 @@ func (t *tap) bytes() string {
 	return t.buf.String()
 }
 
-// What pgxpool would say of sizes, in the words of this package.
+// Invalid sizes of a pool are errors of this package.
 func TestPoolSizes(t *testing.T) {
 	_, err := dsql.NewPool(t.Context(), server.Config(), func(p *pgxpool.Config) { p.MaxConns = 0 })
 	require.ErrorIs(t, err, dsql.ErrConfig)
-	require.ErrorContains(t, err, "tune: sets MaxConns to 0; it is at least 1")
+	require.ErrorContains(t, err, "tune: sets MaxConns to 0; set it to at least 1")
 
 	c := server.Config()
 	c.Params = map[string]string{"pool_max_conns": "0"}
 	_, err = dsql.NewPool(t.Context(), c)
 	require.ErrorIs(t, err, dsql.ErrConfig)
-	require.ErrorContains(t, err, "Params: pool_max_conns too small; it is at least 1")
+	require.ErrorContains(t, err, "Params: pool_max_conns too small; set it to at least 1")
 }
 
-// A caller whose time is up first does not learn why; one who waits for ConnectTimeout does.
+// A caller whose context ends before ConnectTimeout gets only the context's error.
 func TestPoolDeadlines(t *testing.T) {
 	s := dsqltest.New(t, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnAccept, Effect: dsqltest.Silence})))
 	c := s.Config()
@@ -419,15 +417,15 @@ func TestNewPoolSkipsNil(t *testing.T) {
 	require.True(t, called)
 }
 
-// What users set in tune works beside the login.
+// The hooks that users set in tune work together with the login.
 func TestTune(t *testing.T) {
 	var afterNet, afterConnect, before, validated atomic.Int64
 	var tracer countingTracer
 	tuneConn := func(cc *pgx.ConnConfig) {
-		theirs := cc.AfterNetConnect // chaining, as with a plain ConnConfig, does no harm
+		previous := cc.AfterNetConnect // calling it, as with a plain ConnConfig, is allowed
 		cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 			afterNet.Add(1)
-			conn, err := theirs(ctx, config, conn)
+			conn, err := previous(ctx, config, conn)
 			return &tapConn{conn, &tracer.tap}, err
 		}
 		cc.ValidateConnect = func(context.Context, *pgconn.PgConn) error { validated.Add(1); return nil }
@@ -458,7 +456,7 @@ func TestTune(t *testing.T) {
 	require.EqualValues(t, 3, afterConnect.Load())
 	require.EqualValues(t, 1, before.Load())
 	require.EqualValues(t, 3, tracer.connects.Load())
-	// Their conn sees the session in the clear, and no token in it.
+	// Their conn sees the session in plaintext, but not the token.
 	require.Contains(t, tracer.tap.bytes(), "select current_user")
 	require.NotContains(t, tracer.tap.bytes(), "X-Amz")
 }
@@ -481,8 +479,7 @@ func (c *countingTracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx
 }
 func (c *countingTracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
-// The login cannot get lost unnoticed.
-// What the token was signed for cannot be changed behind it, and a check of the user's own is asked once.
+// A change that the token does not fit is an error, and a user's check that fails is not retried.
 func TestConnConfigChanged(t *testing.T) {
 	for says, change := range map[string]func(*pgx.ConnConfig){
 		"ConnConfig.User: ":      func(cc *pgx.ConnConfig) { cc.User = "app" },
@@ -505,7 +502,8 @@ func TestConnConfigChanged(t *testing.T) {
 	}
 }
 
-func TestLoginCannotBeDropped(t *testing.T) {
+// The login cannot be omitted unnoticed.
+func TestLoginCannotBeOmitted(t *testing.T) {
 	t.Run("replaced in a ConnConfig", func(t *testing.T) {
 		cc, err := server.Config().ConnConfig(t.Context())
 		require.NoError(t, err)
@@ -544,7 +542,7 @@ func TestLoginCannotBeDropped(t *testing.T) {
 	})
 }
 
-// A user's own DialFunc, in the Config or in the ConnConfig, is the one used.
+// A DialFunc that the user sets in the ConnConfig is used.
 func TestConnConfigDialFunc(t *testing.T) {
 	for _, negotiation := range []string{"direct", "postgres"} {
 		cc, err := server.Config().ConnConfig(t.Context())
@@ -560,7 +558,7 @@ func TestConnConfigDialFunc(t *testing.T) {
 	}
 }
 
-// A query that is cancelled ends at the server, by a cancel request of its own connection.
+// A cancel request, on a connection of its own, ends a query at the server.
 func TestCancelRequest(t *testing.T) {
 	for _, negotiation := range []string{"direct", "postgres"} {
 		c := server.Config()
@@ -568,7 +566,7 @@ func TestCancelRequest(t *testing.T) {
 		conn, err := dsql.Connect(t.Context(), c)
 		require.NoError(t, err)
 		defer conn.Close(t.Context())
-		attempts := watchAttempts()
+		attempts := attemptsFromNow()
 
 		failed := make(chan error, 1)
 		go func() {

@@ -17,30 +17,29 @@ import (
 	"github.com/dsqlgo/dsql/internal/refusal"
 )
 
-// The phases of a connect that come before those of a login.Attempt.
+// These phases come before those of a login.Attempt.
 const (
 	phasePacing login.Phase = "pacing"
 	phaseToken  login.Phase = "getting a token"
 )
 
-// errPaced is a slot that comes after the deadline.
-var errPaced = errors.New("too many new connections from this process")
+// errNoSlot means that the pacer has no slot before the deadline.
+var errNoSlot = errors.New("too many new connections from this process")
 
-// connectError is why a connection could not be had. It shows the sentinels
-// above and its causes to errors.Is and errors.As. One thing it hides: a
-// net.Error that timed out, for which pgconn would put "timeout" in the place
-// of this text.
+// connectError says why connecting failed. errors.Is and errors.As find the errors of this package
+// and the causes. There is one exception, a net.Error: for one that timed out, pgconn would replace
+// the text of this error by "timeout".
 type connectError struct {
 	phase   login.Phase
-	address string // dialled
+	address string // that was dialled
 	sni     string
 	cause   error
-	kind    refusal.Kind // what a refusal means, or a refusal that pacing saw coming
+	kind    refusal.Kind // RateExceeded also if the pacer had no slot
 	advice  string
 	token   *Token        // that was used
-	paced   bool          // the pacer had held the attempt back
-	timeout time.Duration // that the attempt had, when that ended it
-	ended   error         // context.Canceled or DeadlineExceeded, when that ended it
+	paced   bool          // the pacer delayed the attempt
+	timeout time.Duration // the time for the attempt, if that ended it
+	ctxErr  error         // the context's error, if that ended the attempt
 
 	attempts int
 	elapsed  time.Duration
@@ -52,7 +51,7 @@ func newConnectError(p login.Phase, address, sni string, cause error) *connectEr
 	switch {
 	case errors.As(cause, &pgErr):
 		e.kind, e.advice = refusal.Classify(pgErr)
-	case errors.Is(cause, errPaced):
+	case errors.Is(cause, errNoSlot):
 		e.kind, e.advice = refusal.RateExceeded, "open fewer connections at once, allow a longer ConnectTimeout or deadline, or raise ConnectRate if the quota was raised"
 	}
 	if e.advice == "" && p != phaseToken {
@@ -76,26 +75,26 @@ func adviceFor(cause error) string {
 		}
 		return ""
 	case errors.As(cause, &dns) && dns.IsNotFound:
-		return "check Host; where the name is not known but a tunnel or an address leads there, set DialAddress"
+		return "check Host; if a tunnel or an address leads there, set DialAddress"
 	case errors.As(cause, &unknown):
-		return "a cluster's certificate needs no RootCAs, so something else answers here: for a local endpoint or a proxy set RootCAs (sslrootcert)"
+		return "a cluster's certificate needs no RootCAs, so another server answered: for a local endpoint or a proxy set RootCAs (sslrootcert)"
 	case errors.As(cause, &name):
 		return "check Host, ClusterID, Region and ServerName, and where DialAddress leads"
 	}
-	return "dsql doctor tells what is in the way"
+	return "run dsql doctor to find the cause"
 }
 
-// endedBy returns a copy that says how the time for it ended. e itself does not change, since hooks
-// and logs may have it.
+// endedBy returns a copy that says how ctx ended. It does not change e, which hooks and logs may
+// use.
 func (e *connectError) endedBy(ctx context.Context) *connectError {
 	ended := *e
-	if ended.ended = ctx.Err(); ended.ended == nil {
-		ended.ended = context.DeadlineExceeded // the pacer fails before it
+	if ended.ctxErr = ctx.Err(); ended.ctxErr == nil {
+		ended.ctxErr = context.DeadlineExceeded // the pacer fails before the deadline
 	}
 	return &ended
 }
 
-// isTransient tells whether another attempt can help.
+// isTransient reports whether another attempt may succeed.
 func (e *connectError) isTransient() bool {
 	var pgErr *pgconn.PgError
 	if errors.As(e.cause, &pgErr) {
@@ -105,12 +104,12 @@ func (e *connectError) isTransient() bool {
 }
 
 func (e *connectError) Error() string {
-	if e.phase == phaseToken && e.ended == nil {
+	if e.phase == phaseToken && e.ctxErr == nil {
 		return e.cause.Error()
 	}
 	var b strings.Builder
-	if named := sentinels[e.kind]; len(named) > 0 {
-		b.WriteString(named[0].Error())
+	if known := sentinels[e.kind]; len(known) > 0 {
+		b.WriteString(known[0].Error())
 	} else {
 		fmt.Fprintf(&b, "dsql: %s failed", e.phase)
 	}
@@ -138,7 +137,7 @@ func (e *connectError) reason() string {
 	case errors.Is(e.cause, context.Canceled), errors.As(e.cause, &network) && network.Timeout():
 		reason = "no answer"
 	}
-	switch e.ended {
+	switch e.ctxErr {
 	case nil:
 	case context.Canceled:
 		reason += ", until the context was cancelled"
@@ -148,14 +147,14 @@ func (e *connectError) reason() string {
 	return reason
 }
 
-// Is holds for the sentinels of the refusal, for the cause, and for the end of the context.
+// Is reports whether target is an error of the refusal's kind, a cause, or the context's error.
 func (e *connectError) Is(target error) bool {
 	return slices.Contains(sentinels[e.kind], target) ||
-		e.ended != nil && target == e.ended ||
+		e.ctxErr != nil && target == e.ctxErr ||
 		errors.Is(e.cause, target)
 }
 
-// As finds causes, but for a net.Error.
+// As finds causes, except a net.Error.
 func (e *connectError) As(target any) bool {
 	if _, ok := target.(*net.Error); ok {
 		return false
@@ -163,7 +162,7 @@ func (e *connectError) As(target any) bool {
 	return errors.As(e.cause, target)
 }
 
-// isTransient tells whether a failure outside of PostgreSQL's protocol may be gone the next time.
+// isTransient reports whether another attempt may succeed after an error that is not a refusal.
 func isTransient(phase login.Phase, err error) bool {
 	var (
 		dns     *net.DNSError
@@ -180,11 +179,11 @@ func isTransient(phase login.Phase, err error) bool {
 	case errors.As(err, &address), errors.As(err, &parse):
 		return false
 	case errors.As(err, &op) && op.Op == "remote error":
-		return false // an alert, which TLS 1.3 may send as late as in the login
+		return false // a TLS alert; with TLS 1.3 it may come during the login
 	case phase == login.PhaseTLS:
-		// Any other error is the verdict of crypto/tls, or of a user's own check, on the server.
+		// Any other error is the result of a check, by crypto/tls or by a func of the user.
 		return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe)
-	case errors.Is(err, errPaced), errors.Is(err, login.ErrNoTLS), errors.Is(err, login.ErrProtocol), errors.Is(err, ErrConfig):
+	case errors.Is(err, errNoSlot), errors.Is(err, login.ErrNoTLS), errors.Is(err, login.ErrProtocol), errors.Is(err, ErrConfig):
 		return false
 	}
 	return true

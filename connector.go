@@ -19,21 +19,20 @@ import (
 	"github.com/dsqlgo/dsql/internal/login"
 )
 
-// connector opens connections as one Config says. It is made once, and is safe for concurrent
-// use.
+// connector opens the connections of one Config. It is safe for concurrent use.
 type connector struct {
 	endpoint  Endpoint
 	tokens    *TokenSource
-	user      string // whom the tokens are for
+	user      string // of the tokens
 	dial      pgconn.DialFunc
-	pacer     *pacer // nil: no pacing
+	pacer     *pacer // nil means no limit
 	earlyAuth bool
 	observer  observer
 
-	earlyRefused atomic.Bool // the server was seen not to read an early token
+	earlyRefused atomic.Bool // the server did not accept an early token
 }
 
-// newConnector checks c and resolves what it leaves open.
+// newConnector checks c, and resolves its names and credentials.
 func newConnector(ctx context.Context, c Config) (*connector, error) {
 	if err := c.validate(); err != nil {
 		return nil, err
@@ -75,7 +74,7 @@ func (c Config) awsSettings() awsconfig.Settings {
 	}
 }
 
-// resolveEndpoint returns the AWS configuration too, if it had to be loaded for the region.
+// resolveEndpoint also returns the AWS configuration, if it had to load that for the region.
 func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, error) {
 	var loaded *aws.Config
 	e, err := resolveNames(c, func() (string, error) {
@@ -89,16 +88,16 @@ func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, err
 	return e, loaded, err
 }
 
-// afterNetConnect is pgconn.Config.AfterNetConnect. pgx's own part in opening a session is small:
-// it calls this func before it writes its first byte, and uses the connection that is returned.
-// That one is logged in already. So the token is never in a ConnConfig, each attempt takes a fresh
-// one, and pgx sees neither a transient refusal nor a password.
+// afterNetConnect is pgconn.Config.AfterNetConnect. pgx calls it before it writes its first byte,
+// and uses the connection that it returns, which is logged in already. So no ConnConfig contains a
+// token, each attempt uses a current one, and pgx sees neither a transient refusal nor a request
+// for a password.
 func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 	attempt, address, opened, err := k.newAttempt(config, conn)
 	if err != nil {
 		return conn, err // pgx closes conn
 	}
-	r := connectRun{connector: k, attempt: attempt, address: address}
+	r := connectLoop{connector: k, attempt: attempt, address: address}
 	session, err := r.run(ctx, opened)
 	if err != nil {
 		return conn, err
@@ -106,13 +105,13 @@ func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, 
 	return session, nil
 }
 
-// newAttempt reads what pgx is about to do from its config, which users may have changed since
-// ConnConfig returned it. opened is a TCP connection that is open already: there is one only when
-// a user's own ConnConfig.DialFunc made it.
+// newAttempt derives an attempt from pgx's config, which users may have changed after ConnConfig
+// returned it. If a user's ConnConfig.DialFunc opened a TCP connection, that is opened; otherwise
+// opened is nil.
 func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.Attempt, address string, opened net.Conn, err error) {
 	tlsConn, ok := conn.(*tls.Conn)
 	if !ok {
-		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL takes TLS only; leave it as ConnConfig returned it")
+		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL requires TLS; keep the one that ConnConfig returned")
 	}
 	if err := k.validateConnConfig(config); err != nil {
 		return nil, "", nil, err
@@ -151,13 +150,13 @@ func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
 	return m
 }
 
-// tunedPoolConfig is PoolConfig with its ConnConfig tuned.
+// tunedPoolConfig returns a PoolConfig whose ConnConfig tune has changed.
 func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*pgxpool.Config, error) {
 	pool, err := c.PoolConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
-	tuneAroundLogin(pool.ConnConfig, func() {
+	applyTune(pool.ConnConfig, func() {
 		for _, f := range tune {
 			if f != nil {
 				f(pool.ConnConfig)
@@ -167,24 +166,24 @@ func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 	return pool, nil
 }
 
-// tuneAroundLogin calls tune, which may change cc, and has an AfterNetConnect that it sets called
-// after the login, so that the user's func sees no token and cannot drop the login.
-func tuneAroundLogin(cc *pgx.ConnConfig, tune func()) {
+// applyTune calls tune, which may change cc. An AfterNetConnect that it sets is called after the
+// login. So the user's func does not see the token and cannot omit the login.
+func applyTune(cc *pgx.ConnConfig, tune func()) {
 	logIn := cc.AfterNetConnect
-	cc.AfterNetConnect = returnConn // so that tune may chain to what is there, as without a login
+	cc.AfterNetConnect = returnConn // for funcs that call the previous one
 	tune()
-	users := cc.AfterNetConnect
-	if users == nil {
-		users = returnConn
+	afterLogin := cc.AfterNetConnect
+	if afterLogin == nil {
+		afterLogin = returnConn
 	}
 	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		session, err := logIn(ctx, config, conn)
 		if err != nil {
 			return session, err
 		}
-		wrapped, err := users(ctx, config, session)
+		wrapped, err := afterLogin(ctx, config, session)
 		if wrapped == nil {
-			wrapped = session // for pgx to close
+			wrapped = session // pgx closes it
 			if err == nil {
 				err = errors.New("AfterNetConnect returned neither a connection nor an error")
 			}

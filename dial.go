@@ -12,9 +12,9 @@ import (
 	"github.com/dsqlgo/dsql/internal/login"
 )
 
-// defaultDialFunc returns the default DialFunc. PrivateLink forgets a TCP connection
-// that is silent for 350 s (AWS PrivateLink guide, "Considerations"), and a
-// peer that is gone is noticed after idle + count * interval: 75 s.
+// defaultDialFunc returns the DialFunc for a Config without one. PrivateLink drops a TCP connection
+// that is silent for 350 s (AWS PrivateLink guide, "Considerations"), so it sends keepalives. It
+// detects a dead peer after Idle + Count * Interval = 75 s.
 func defaultDialFunc() pgconn.DialFunc {
 	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
 		Enable:   true,
@@ -25,125 +25,124 @@ func defaultDialFunc() pgconn.DialFunc {
 	return d.DialContext
 }
 
-// keepHostName makes pgx try one address, the name itself: the dialer races
-// what the name resolves to (RFC 8305), while pgx would walk the addresses and
-// repeat even a refused login on each.
-func keepHostName(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
+// skipLookup is a LookupFunc that returns the name itself. So pgx makes one attempt, in which the
+// dialer resolves the name and races its addresses (RFC 8305). With several addresses, pgx would try
+// one after the other, even after a refused login.
+func skipLookup(_ context.Context, host string) ([]string, error) { return []string{host}, nil }
 
-// lazyConn stands for a TCP connection whose purpose is not known yet. pgx
-// dials to open a session and to cancel a query, by the same DialFunc. The
-// session's connection is dialled by its login, which may have to do so more than
-// once; the cancel request's by the first bytes that pgx writes to it.
+// lazyConn is a TCP connection that is dialled when pgx first writes to it. pgx calls its DialFunc to
+// open a session and to cancel a query, and the func cannot tell which. For a session, the login
+// dials, perhaps several times. So this conn only dials for cancel requests:
 //
-//	new        --AfterNetConnect-->  taken over by a login, never dialled here
-//	new        --SSLRequest-->       answered at once, and remembered
-//	new        --other bytes-->      dialled, SSLRequest repeated if there was one, bytes sent
+//	unused   --AfterNetConnect-->  replaced by a login; never dialled
+//	unused   --SSLRequest-->       pgx gets its answer at once; the SSLRequest will be sent later
+//	unused   --other bytes-->      dialled, SSLRequest sent if there was one, bytes sent
 type lazyConn struct {
-	ctx     context.Context // of the call to DialFunc, which is pgx's connect or cancel
+	ctx     context.Context // of the call to DialFunc; limits the dial
 	dial    pgconn.DialFunc
 	network string
 	address string
 
-	mu         sync.Mutex // guards what follows; I/O on conn is done without it
+	mu         sync.Mutex // guards the fields below, but not I/O on conn
 	conn       net.Conn
 	closed     bool
 	deadline   time.Time
 	sslRequest bool // pgx sent one
-	answer     bool // pgx has still to read the answer
+	answer     bool // pgx has not read its answer yet
 }
 
-// lazyDial is the DialFunc that pgx gets.
+// lazyDial returns the DialFunc for pgx.
 func lazyDial(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		return &lazyConn{ctx: ctx, dial: dial, network: network, address: address}, nil
 	}
 }
 
-func (p *lazyConn) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	if p.conn == nil && !p.sslRequest && bytes.Equal(b, login.SSLRequest) {
-		p.sslRequest, p.answer = true, true
-		p.mu.Unlock()
+func (c *lazyConn) Write(b []byte) (int, error) {
+	c.mu.Lock()
+	if c.conn == nil && !c.sslRequest && bytes.Equal(b, login.SSLRequest) {
+		c.sslRequest, c.answer = true, true
+		c.mu.Unlock()
 		return len(b), nil
 	}
-	p.mu.Unlock()
-	conn, err := p.open()
+	c.mu.Unlock()
+	conn, err := c.open()
 	if err != nil {
 		return 0, err
 	}
 	return conn.Write(b)
 }
 
-func (p *lazyConn) Read(b []byte) (int, error) {
-	p.mu.Lock()
-	if p.answer && len(b) > 0 {
-		p.answer = false
-		p.mu.Unlock()
+func (c *lazyConn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	if c.answer && len(b) > 0 {
+		c.answer = false
+		c.mu.Unlock()
 		b[0] = 'S'
 		return 1, nil
 	}
-	p.mu.Unlock()
-	conn, err := p.open()
+	c.mu.Unlock()
+	conn, err := c.open()
 	if err != nil {
 		return 0, err
 	}
 	return conn.Read(b)
 }
 
-// open dials at the first need.
-func (p *lazyConn) open() (net.Conn, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed {
+// open dials, unless it did before.
+func (c *lazyConn) open() (net.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
 		return nil, net.ErrClosed
 	}
-	if p.conn != nil {
-		return p.conn, nil
+	if c.conn != nil {
+		return c.conn, nil
 	}
-	conn, err := p.dial(p.ctx, p.network, p.address)
+	conn, err := c.dial(c.ctx, c.network, c.address)
 	if err != nil {
 		return nil, err
 	}
-	if p.sslRequest {
-		err = login.RequestTLS(p.ctx, conn)
+	if c.sslRequest {
+		err = login.RequestTLS(c.ctx, conn)
 	}
 	if err == nil {
-		err = conn.SetDeadline(p.deadline)
+		err = conn.SetDeadline(c.deadline)
 	}
 	if err != nil {
 		conn.Close()
 		return nil, err
 	}
-	p.conn = conn
+	c.conn = conn
 	return conn, nil
 }
 
-func (p *lazyConn) Close() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.closed = true
-	if p.conn == nil {
+func (c *lazyConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	if c.conn == nil {
 		return nil
 	}
-	return p.conn.Close()
+	return c.conn.Close()
 }
 
-func (p *lazyConn) SetDeadline(t time.Time) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.deadline = t
-	if p.conn == nil {
+func (c *lazyConn) SetDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
+	if c.conn == nil {
 		return nil
 	}
-	return p.conn.SetDeadline(t)
+	return c.conn.SetDeadline(t)
 }
 
-// Only whole deadlines are set on a connection that is not open yet.
-func (p *lazyConn) SetReadDeadline(t time.Time) error  { return p.SetDeadline(t) }
-func (p *lazyConn) SetWriteDeadline(t time.Time) error { return p.SetDeadline(t) }
+// These set both deadlines, since pgx always sets both.
+func (c *lazyConn) SetReadDeadline(t time.Time) error  { return c.SetDeadline(t) }
+func (c *lazyConn) SetWriteDeadline(t time.Time) error { return c.SetDeadline(t) }
 
-func (p *lazyConn) LocalAddr() net.Addr  { return lazyAddr{p.network, ""} }
-func (p *lazyConn) RemoteAddr() net.Addr { return lazyAddr{p.network, p.address} }
+func (c *lazyConn) LocalAddr() net.Addr  { return lazyAddr{c.network, ""} }
+func (c *lazyConn) RemoteAddr() net.Addr { return lazyAddr{c.network, c.address} }
 
 type lazyAddr struct{ network, address string }
 

@@ -8,53 +8,61 @@ import (
 	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
-// ParseConfig reads a connection string: a URL,
+// ParseConfig parses a connection string: a URL,
 //
 //	postgres://admin@<id>.dsql.us-east-1.on.aws/postgres?token_lifetime=5m
 //
-// with the scheme postgres, postgresql or dsql, or libpq's keyword/value form,
+// whose scheme is postgres, postgresql or dsql, or libpq's keyword/value form,
 //
 //	host=<id>.dsql.us-east-1.on.aws user=admin token_lifetime=5m
 //
-// Both are read as libpq reads them: percent-decoding (a "+" stays a plus) and
-// IPv6 addresses in brackets in the one, quotes and backslashes in the other.
-// Names of parameters are compared without case. A parameter without a value
-// counts as absent, but for session settings and those of pgx.
+// Both are parsed as libpq does: URLs with percent-decoding (a "+" stays a plus) and IPv6 addresses
+// in brackets, keyword/value strings with quotes and backslashes. Case does not matter in the names
+// of parameters. A parameter without a value is ignored, unless it is a session setting or one of
+// pgx.
 //
-// The parameters are host (required), port (1 to 65535), user, dbname or
-// database, and for the Config fields of the same meaning cluster_id, region,
-// dial_address, server_name, profile, role_arn, role_session_name,
-// external_id, token_lifetime (a Go duration, or whole seconds; 1 s to 7 days),
-// early_auth (true or false), sslnegotiation (direct or postgres), sslrootcert
-// (a PEM file, read now, or "system"), connect_timeout (whole seconds or a Go
-// duration; 0 is the default), connect_rate, connect_burst and
-// application_name. tokenDurationSecs, token_duration_secs and
-// token-duration-secs are TokenLifetime in seconds, and queryExecMode is
-// default_query_exec_mode, as AWS's connectors write them. Those of pgx and pgxpool (pool_max_conns, default_query_exec_mode, …) and
-// the common session settings (search_path, timezone, …) go to Config.Params.
+// These parameters set Config fields:
 //
-// sslmode is always verify-full: require and verify-ca are taken for it, and
-// anything weaker is an error. So are a password (the token is the password),
-// an unknown parameter, a setting that DSQL refuses, a parameter given twice with
-// different values, more than one host, and what would read further files.
+//	host               Host; required
+//	port               Port; 1 to 65535
+//	user               User
+//	dbname, database   Database
+//	cluster_id, region, dial_address, server_name
+//	profile, role_arn, role_session_name, external_id
+//	token_lifetime     TokenLifetime; a Go duration or whole seconds, 1 s to 7 days
+//	sslrootcert        RootCAs; a PEM file, which ParseConfig reads, or "system"
+//	sslnegotiation     SSLNegotiation; direct or postgres
+//	early_auth         EarlyAuth; true or false
+//	connect_timeout    ConnectTimeout; a Go duration or whole seconds, 0 is the default
+//	connect_rate, connect_burst
+//	application_name
 //
-// ParseConfig looks at neither the PG* nor the AWS environment, and leaves to
-// the first use what the host name means. Every error is an ErrConfig that
-// names the parameter or field, and none shows a password, wherever a missing
-// escape has left it.
+// Connection strings of AWS's connectors work as they are: tokenDurationSecs, token_duration_secs and
+// token-duration-secs are token_lifetime in seconds, and queryExecMode is default_query_exec_mode.
+// The settings of pgx and pgxpool (pool_max_conns, default_query_exec_mode, …) and the common session
+// settings (search_path, timezone, …) go to Config.Params.
+//
+// The sslmodes require, verify-ca and verify-full all mean verify-full; weaker ones are errors. These
+// are errors as well: a password (the token is the password), an unknown parameter, a setting that
+// DSQL refuses, a parameter given twice with different values, more than one host, and parameters
+// that name other files.
+//
+// ParseConfig reads neither the PG* nor the AWS environment, and does not check host names; their
+// first use does. Every error is an ErrConfig that names the parameter or field. No error contains a
+// password, even if a missing escape made it part of something else.
 func ParseConfig(connString string) (Config, error) {
 	settings, err := parseSettings(connString)
 	if err != nil {
 		return Config{}, err
 	}
 
-	// Passwords come first: what follows one that lacks its quotes reads like
-	// further parameters, and must not be named.
+	// Look for passwords first. Without its quotes, the rest of a password looks like more
+	// parameters, which errors must not name.
 	for _, s := range settings {
 		if s.value != "" && parameters[strings.ToLower(s.name)].refused == tokenIsPassword {
 			return Config{}, configerr.New(s.name, tokenIsPassword)
 		}
-		if holdsPassword(s.value) {
+		if containsPassword(s.value) {
 			return Config{}, configerr.New("password", tokenIsPassword)
 		}
 	}
@@ -67,15 +75,15 @@ func ParseConfig(connString string) (Config, error) {
 		if !known {
 			return Config{}, unknownParameter(s.name)
 		}
-		if p.as != "" {
-			name = p.as
+		if p.aliasOf != "" {
+			name = p.aliasOf
 			p = parameters[name]
 		}
 		if s.value == "" && !p.toParams {
 			continue
 		}
 		if strings.Contains(s.value, "\x00") {
-			return Config{}, configerr.New(s.name, "holds a NUL byte, which the protocol cannot carry; remove it")
+			return Config{}, configerr.New(s.name, "contains a NUL character, which ends a value in the protocol; remove it")
 		}
 		if value, twice := given[name]; twice {
 			if value != s.value {
@@ -106,9 +114,9 @@ func ParseConfig(connString string) (Config, error) {
 	return c, nil
 }
 
-// holdsPassword finds a password inside another value: "Host=h;Password=x" is
-// one host by libpq's rules, and libpq expands "dbname='host=h password=x'".
-func holdsPassword(value string) bool {
+// containsPassword finds a password inside another value: in "Host=h;Password=x" libpq sees one host,
+// and it parses the value of "dbname='host=h password=x'" as another connection string.
+func containsPassword(value string) bool {
 	names := strings.Split(strings.ToLower(value), "=")
 	for _, name := range names[:len(names)-1] {
 		name = strings.TrimRight(name, " \t")
@@ -119,11 +127,11 @@ func holdsPassword(value string) bool {
 	return false
 }
 
-// setting is one parameter of a connection string, in the order it was written.
+// setting is one parameter of a connection string.
 type setting struct{ name, value string }
 
 const (
-	space       = " \t\n\r\v\f" // what libpq's isspace takes for one
+	space       = " \t\n\r\v\f" // the characters of C's isspace, which libpq uses
 	wholeString = "connection string"
 )
 
@@ -140,23 +148,22 @@ func parseSettings(s string) ([]setting, error) {
 	return nil, configerr.New(wholeString, "is a URL of another scheme; begin it with postgres://, postgresql:// or dsql://")
 }
 
-// parseURL reads what follows the scheme. It does not use net/url's parser,
-// whose errors quote the input and which takes what stands behind a '#' for a
-// fragment.
+// parseURL parses the part of a URL after its scheme. net/url cannot be used: its errors quote the
+// input, and it takes the text after a '#' for a fragment.
 func parseURL(s string) ([]setting, error) {
 	authority, path, query := s, "", ""
 	if i := strings.IndexAny(s, "/?"); i >= 0 {
 		authority = s[:i]
 		path, query, _ = strings.Cut(s[i:], "?")
 	}
-	// A '/', '?' or '#' that a password holds unescaped ends the authority in
-	// the middle of it. The '@' that was to end the password comes later then.
+	// An unescaped '/', '?' or '#' in a password ends the authority early. Then the '@' after the
+	// password comes later.
 	first, _, colon := strings.Cut(authority, ":")
 	if colon && !strings.Contains(first, "@") && strings.Contains(s[len(authority):], "@") {
-		return nil, configerr.New(wholeString, "has an @ behind the first slash or question mark; if a password stands before it, remove that: the IAM token is the password; else write the @ as %%40")
+		return nil, configerr.New(wholeString, "has an @ after the first slash or question mark; if a password is before it, remove that, since the IAM token is the password; otherwise write the @ as %%40")
 	}
 	if strings.Contains(s, "#") {
-		return nil, configerr.New(wholeString, "has a #, which means nothing in it; write it as %%23 if it belongs to a value")
+		return nil, configerr.New(wholeString, "has a #, which has no meaning here; write it as %%23 if it belongs to a value")
 	}
 
 	user, hostPort := "", authority
@@ -184,28 +191,28 @@ func parseURL(s string) ([]setting, error) {
 	}
 	for i, s := range settings {
 		if s.name == "password" {
-			continue // refused whatever it says
+			continue // refused whatever its value is
 		}
 		name, err := url.PathUnescape(s.name)
 		if err == nil {
 			s.value, err = url.PathUnescape(s.value)
 		}
 		if err != nil {
-			return nil, configerr.New(wholeString, "has a %% that two hexadecimal digits do not follow; write it as %%25 if it belongs to a value")
+			return nil, configerr.New(wholeString, "has a %% without two hexadecimal digits after it; write it as %%25 if it belongs to a value")
 		}
 		settings[i] = setting{name, s.value}
 	}
 	return settings, nil
 }
 
-// splitHostPort takes the authority behind the user apart. It quotes nothing,
-// for "u:pa:ss" without its "@host" is a host with two ports.
+// splitHostPort splits the host and port of a URL. Its errors quote nothing: in "u:pa:ss", whose
+// "@host" is missing, the password would be in the port.
 func splitHostPort(s string) (host, port string, err error) {
 	switch {
 	case isARN(s):
 		return "", "", configerr.New("Host", hostIsARN)
 	case strings.Contains(s, ","):
-		return "", "", configerr.New("Host", "holds more than one host; a DSQL cluster has one endpoint")
+		return "", "", configerr.New("Host", "contains more than one host; a DSQL cluster has one endpoint")
 	}
 	if inner, ok := strings.CutPrefix(s, "["); ok {
 		host, rest, ok := strings.Cut(inner, "]")
@@ -223,16 +230,16 @@ func splitHostPort(s string) (host, port string, err error) {
 	}
 	if strings.Contains(strings.ToLower(host), "%3a") {
 		// "user:password" with its colon escaped, and no "@host".
-		return "", "", configerr.New("Host", "has an escaped colon; give the name alone, and the port after a plain colon")
+		return "", "", configerr.New("Host", "has an escaped colon; write only the name, and the port after an unescaped colon")
 	}
 	return host, port, nil
 }
 
-// parseKeywords reads libpq's keyword/value form as conninfo_parse does, but
-// for a value that is left out before another parameter: that is an error.
+// parseKeywords parses libpq's keyword/value form, as its conninfo_parse does. One thing differs: a
+// missing value before another parameter is an error.
 func parseKeywords(s string) ([]setting, error) {
 	if s != "" && !strings.Contains(s, "=") {
-		// Not quoted: it can be "user:password@host".
+		// Not quoted: it may be "user:password@host".
 		if isARN(s) {
 			return nil, configerr.New("Host", hostIsARN)
 		}
@@ -243,16 +250,16 @@ func parseKeywords(s string) ([]setting, error) {
 		name, rest, ok := strings.Cut(s, "=")
 		name = strings.TrimRight(name, space)
 		if !ok || name == "" || strings.ContainsAny(name, space) {
-			return nil, configerr.New(wholeString, "has a word that is not name=value; quote a value that holds spaces, as in name='a b'")
+			return nil, configerr.New(wholeString, "has a word that is not name=value; quote a value that contains spaces, as in name='a b'")
 		}
 		start := strings.TrimLeft(rest, space)
 		value, after, err := cutValue(start)
 		if err != nil {
 			return nil, err
 		}
-		// libpq would make "user=x" the port here: "port= user=x".
+		// In "port= user=x", libpq would take "user=x" for the port.
 		if len(start) < len(rest) && !strings.HasPrefix(start, "'") && strings.Contains(value, "=") {
-			return nil, configerr.New(wholeString, "has a parameter whose value is missing, or holds a = behind a space; write an empty value as name='', and quote others")
+			return nil, configerr.New(wholeString, "has a parameter whose value is missing, or has a = after a space; write an empty value as name='', and quote others")
 		}
 		settings = append(settings, setting{name, value})
 		s = strings.TrimLeft(after, space)
@@ -260,8 +267,8 @@ func parseKeywords(s string) ([]setting, error) {
 	return settings, nil
 }
 
-// cutValue takes a value off s, quoted or up to the next space. A backslash
-// takes the next byte as it is; one at the end of an unquoted value is dropped.
+// cutValue cuts a value off the beginning of s: a quoted one, or the text before the next space. A
+// backslash escapes the next byte. At the end of an unquoted value it is dropped.
 func cutValue(s string) (value, rest string, err error) {
 	s, quoted := strings.CutPrefix(s, "'")
 	var b strings.Builder

@@ -202,13 +202,13 @@ func TestParseConfigErrors(t *testing.T) {
 		{"host=h sslcrl=c", []string{"sslcrl", "remove"}},
 		{"host=h require_auth=scram-sha-256", []string{"require_auth", "password"}},
 		{"host=h gssencmode=require", []string{"gssencmode", "TLS"}},
-		{"host=h channel_binding=require", []string{"channel_binding", "leave it out"}},
+		{"host=h channel_binding=require", []string{"channel_binding", "remove it"}},
 		{"host=h krbsrvname=x", []string{"krbsrvname", "remove"}},
 		{"host=h hostaddr=10.0.0.1", []string{"hostaddr", "dial_address"}},
 		{"host=h service=s", []string{"service", "service files"}},
 		{"host=h servicefile=s", []string{"servicefile", "service files"}},
 		{"host=h options='-c amzn-cluster-id=x'", []string{"options", "cluster_id"}},
-		{"host=h options='-c search_path=x'", []string{"options", "refuses"}},
+		{"host=h options='-c search_path=x'", []string{"options", "parameter of its own"}},
 
 		{"host=h keepalives=1", []string{"keepalives", "Config.Params"}},
 		{"host=h client_min_messages=warning", []string{"client_min_messages", "DSQL refuses", "remove it"}},
@@ -372,14 +372,14 @@ func TestParameters(t *testing.T) {
 	for name, p := range parameters {
 		require.Equal(t, strings.ToLower(name), name)
 		said := 0
-		for _, is := range []bool{p.set != nil, p.as != "", p.toParams, p.refused != ""} {
+		for _, is := range []bool{p.set != nil, p.aliasOf != "", p.toParams, p.refused != ""} {
 			if is {
 				said++
 			}
 		}
 		require.Equal(t, 1, said, name)
-		if p.as != "" {
-			named := parameters[p.as]
+		if p.aliasOf != "" {
+			named := parameters[p.aliasOf]
 			require.True(t, named.set != nil || named.toParams, name)
 		}
 	}

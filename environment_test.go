@@ -17,8 +17,7 @@ import (
 	"github.com/dsqlgo/dsql"
 )
 
-// Nothing of PostgreSQL's environment or of the home directory's files changes
-// anything: not the host, not TLS, not a fallback.
+// The PG* environment and the files in the home directory have no effect.
 func TestPostgresEnvironmentIsIgnored(t *testing.T) {
 	decoy, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -39,9 +38,9 @@ func TestPostgresEnvironmentIsIgnored(t *testing.T) {
 	_, port, err := net.SplitHostPort(decoy.Addr().String())
 	require.NoError(t, err)
 
-	calm, err := server.Config().ConnConfig(t.Context())
+	clean, err := server.Config().ConnConfig(t.Context())
 	require.NoError(t, err)
-	calmPool, err := server.Config().PoolConfig(t.Context())
+	cleanPool, err := server.Config().PoolConfig(t.Context())
 	require.NoError(t, err)
 
 	home := t.TempDir()
@@ -63,20 +62,20 @@ func TestPostgresEnvironmentIsIgnored(t *testing.T) {
 
 	cc, err := server.Config().ConnConfig(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, calm.RuntimeParams, cc.RuntimeParams)
+	require.Equal(t, clean.RuntimeParams, cc.RuntimeParams)
 	require.Empty(t, cc.Password)
 	require.Empty(t, cc.Fallbacks)
 	require.Nil(t, cc.ValidateConnect)
 	for _, pair := range [][2]any{
-		{calm.Host, cc.Host}, {calm.Port, cc.Port}, {calm.User, cc.User}, {calm.Database, cc.Database}, {calm.ConnectTimeout, cc.ConnectTimeout},
-		{calm.SSLNegotiation, cc.SSLNegotiation}, {calm.MinProtocolVersion, cc.MinProtocolVersion}, {calm.MaxProtocolVersion, cc.MaxProtocolVersion},
-		{calm.ChannelBinding, cc.ChannelBinding}, {calm.RequireAuth, cc.RequireAuth}, {calm.TLSConfig.ServerName, cc.TLSConfig.ServerName},
+		{clean.Host, cc.Host}, {clean.Port, cc.Port}, {clean.User, cc.User}, {clean.Database, cc.Database}, {clean.ConnectTimeout, cc.ConnectTimeout},
+		{clean.SSLNegotiation, cc.SSLNegotiation}, {clean.MinProtocolVersion, cc.MinProtocolVersion}, {clean.MaxProtocolVersion, cc.MaxProtocolVersion},
+		{clean.ChannelBinding, cc.ChannelBinding}, {clean.RequireAuth, cc.RequireAuth}, {clean.TLSConfig.ServerName, cc.TLSConfig.ServerName},
 	} {
 		require.Equal(t, pair[0], pair[1])
 	}
 	pool, err := server.Config().PoolConfig(t.Context())
 	require.NoError(t, err)
-	require.Equal(t, calmPool.MaxConns, pool.MaxConns)
+	require.Equal(t, cleanPool.MaxConns, pool.MaxConns)
 
 	conn, err := dsql.Connect(t.Context(), server.Config())
 	require.NoError(t, err)
@@ -198,8 +197,8 @@ func TestBadConfig(t *testing.T) {
 		"RoleSessionName alone":   {func(c *dsql.Config) { c.RoleSessionName = "x" }, "RoleSessionName: "},
 		"ExternalID alone":        {func(c *dsql.Config) { c.ExternalID = "x" }, "ExternalID: "},
 		"NUL in User":             {func(c *dsql.Config) { c.User = "a\x00b" }, "User: "},
-		"password in Params":      {func(c *dsql.Config) { c.Params = map[string]string{"password": "hunter2"} }, `Params: holds "password"`},
-		"sslmode in Params":       {func(c *dsql.Config) { c.Params = map[string]string{"sslmode": "disable"} }, `Params: holds "sslmode"`},
+		"password in Params":      {func(c *dsql.Config) { c.Params = map[string]string{"password": "hunter2"} }, `Params: contains "password"`},
+		"sslmode in Params":       {func(c *dsql.Config) { c.Params = map[string]string{"sslmode": "disable"} }, `Params: contains "sslmode"`},
 		"host in Params":          {func(c *dsql.Config) { c.Params = map[string]string{"host": "x"} }, "Config.Host"},
 		"pool_max_conns":          {func(c *dsql.Config) { c.Params = map[string]string{"pool_max_conns": "many"} }, "Params: cannot parse pool_max_conns"},
 		"default_query_exec_mode": {func(c *dsql.Config) { c.Params = map[string]string{"default_query_exec_mode": "x"} }, "Params: invalid default_query_exec_mode"},

@@ -9,23 +9,23 @@ import (
 	"github.com/dsqlgo/dsql/internal/login"
 )
 
-// RetryEvent is one attempt to connect that failed and is followed by another.
+// RetryEvent describes an attempt to connect that failed and will be repeated.
 type RetryEvent struct {
-	Attempt int           // 1 for the first
-	Err     error         // why it failed; one of this package's where it has a name
-	Wait    time.Duration // until the next attempt, without the pacing of ConnectRate
+	Attempt int           // its number, from 1
+	Err     error         // why it failed
+	Wait    time.Duration // the backoff before the next attempt; ConnectRate may add to it
 	Elapsed time.Duration // since the first attempt began
 }
 
-// TokenEvent is one signing.
+// TokenEvent describes a signing.
 type TokenEvent struct {
-	Err        error         // nil, or why there is no new token
-	Background bool          // the old token was still good: no connection waited
-	Took       time.Duration // with the call to STS or the metadata service, if there was one
-	Expires    time.Time     // of the new token
+	Err        error         // why it failed, or nil
+	Background bool          // the old token was still valid, so no connection waited
+	Took       time.Duration // includes calls to STS or the metadata service
+	Expires    time.Time     // when the new token does
 }
 
-// observer passes events to the log and the hooks of a Config.
+// observer passes events to the Logger and the hooks of a Config.
 type observer struct {
 	log     *slog.Logger
 	onRetry func(RetryEvent)
@@ -49,9 +49,9 @@ func newObserver(c Config) observer {
 func (o observer) retry(ctx context.Context, e RetryEvent) {
 	level := slog.LevelWarn
 	if errors.Is(e.Err, ErrClusterWaking) || errors.Is(e.Err, login.ErrTokenUnread) {
-		level = slog.LevelDebug // nothing is wrong
+		level = slog.LevelDebug // to be expected
 	}
-	o.log.Log(ctx, level, "dsql: connecting again", "attempt", e.Attempt, "wait", e.Wait, "elapsed", e.Elapsed, "error", e.Err)
+	o.log.Log(ctx, level, "dsql: retrying to connect", "attempt", e.Attempt, "wait", e.Wait, "elapsed", e.Elapsed, "error", e.Err)
 	o.onRetry(e)
 }
 
@@ -60,9 +60,9 @@ func (o observer) token(ctx context.Context, e TokenEvent) {
 	case e.Err == nil:
 		o.log.DebugContext(ctx, "dsql: token signed", "expires", e.Expires, "took", e.Took, "background", e.Background)
 	case e.Background:
-		o.log.WarnContext(ctx, "dsql: token refresh failed, the old token stays in use", "took", e.Took, "error", e.Err)
+		o.log.WarnContext(ctx, "dsql: refreshing the token failed; the old one stays in use", "took", e.Took, "error", e.Err)
 	default:
-		o.log.WarnContext(ctx, "dsql: no token could be signed", "took", e.Took, "error", e.Err)
+		o.log.WarnContext(ctx, "dsql: signing a token failed", "took", e.Took, "error", e.Err)
 	}
 	o.onToken(e)
 }

@@ -135,7 +135,7 @@ func ExampleParseConfig() {
 	fmt.Println(err)
 	// Output:
 	// app orders
-	// dsql: invalid configuration: serach_path: is not a parameter known here; did you mean search_path? If not, set it in Config.Params if the server knows it, or remove it
+	// dsql: invalid configuration: serach_path: is not a known parameter; did you mean search_path? If not, set it in Config.Params if the server knows it, or remove it
 }
 
 func ExampleConfig_Endpoint() {

@@ -22,8 +22,9 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest"
 )
 
-// ways are the three ways in. Each sends value through a query on a connection of its own.
-var ways = map[string]func(ctx context.Context, c dsql.Config, value int) (int, error){
+// connectFuncs are the three ways to connect. Each func runs a query that returns value, on a
+// connection of its own.
+var connectFuncs = map[string]func(ctx context.Context, c dsql.Config, value int) (int, error){
 	"Connect": func(ctx context.Context, c dsql.Config, value int) (got int, err error) {
 		conn, err := dsql.Connect(ctx, c)
 		if err != nil {
@@ -50,7 +51,7 @@ var ways = map[string]func(ctx context.Context, c dsql.Config, value int) (int, 
 	},
 }
 
-// first is a Fault of the first connection only, and of none afterwards.
+// first returns a func that injects f into the first connection only.
 func first(f dsqltest.Fault) func() dsqltest.Fault {
 	done := false
 	return func() dsqltest.Fault {
@@ -64,16 +65,16 @@ func first(f dsqltest.Fault) func() dsqltest.Fault {
 
 var loginPhases = []dsqltest.Phase{dsqltest.OnAccept, dsqltest.OnSSLRequest, dsqltest.OnClientHello, dsqltest.OnStartup, dsqltest.OnPassword}
 
-// What goes wrong once before the login is done, the next attempt gets right:
-// connections reset and cut, at the beginning of an answer and in the middle.
-func TestConnectRidesOutFaults(t *testing.T) {
+// A connection that is reset or closed before the login is complete is retried once, whether that
+// happens at the beginning of an answer or in the middle.
+func TestConnectRetriesAfterFaults(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
 	afters := []int{0, 1, 7, 100}
 	if testing.Short() {
 		afters = []int{0, 7}
 	}
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		for _, phase := range loginPhases {
 			for _, effect := range []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp} {
 				for _, after := range afters {
@@ -91,7 +92,7 @@ func TestConnectRidesOutFaults(t *testing.T) {
 							require.EqualValues(t, retries.Load(), e.Attempt)
 						}
 						before := len(s.Attempts())
-						got, err := way(t.Context(), c, 42)
+						got, err := connect(t.Context(), c, 42)
 						require.NoError(t, err)
 						require.Equal(t, 42, got)
 						attempts := s.Attempts()[before:]
@@ -105,17 +106,17 @@ func TestConnectRidesOutFaults(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Sessions() == 0 }, 10*time.Second, time.Millisecond)
 }
 
-// A connection that goes silent before the login is done is given up in time for another.
-func TestConnectRidesOutSilence(t *testing.T) {
+// A connection that goes silent during the login leaves time for another attempt.
+func TestConnectRetriesAfterSilence(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
 	var wg sync.WaitGroup
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		wg.Go(func() {
 			c := s.Config()
 			s.SetFaults(first(dsqltest.Fault{Phase: dsqltest.OnStartup, Effect: dsqltest.Silence}))
 			c.ConnectTimeout = 5 * time.Second
-			got, err := way(t.Context(), c, 42)
+			got, err := connect(t.Context(), c, 42)
 			require.NoError(t, err, name)
 			require.Equal(t, 42, got)
 		})
@@ -123,7 +124,7 @@ func TestConnectRidesOutSilence(t *testing.T) {
 	wg.Wait()
 }
 
-// A server that stops answering: an error at the deadline, which names where it stopped.
+// If the server stops answering, the error at the deadline names the phase.
 func TestConnectDeadlines(t *testing.T) {
 	t.Parallel() // it waits, mostly
 	s := dsqltest.New(t)
@@ -131,7 +132,7 @@ func TestConnectDeadlines(t *testing.T) {
 		dsqltest.OnAccept: "TLS handshake failed", dsqltest.OnSSLRequest: "SSLRequest failed", dsqltest.OnClientHello: "TLS handshake failed",
 		dsqltest.OnStartup: "login failed", dsqltest.OnPassword: "login failed",
 	}
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		for _, phase := range loginPhases {
 			for _, after := range []int{0, 3} {
 				fault := dsqltest.Fault{Phase: phase, Effect: dsqltest.Silence, After: after}
@@ -145,7 +146,7 @@ func TestConnectDeadlines(t *testing.T) {
 						}
 						c.SSLNegotiation = "postgres"
 					}
-					_, err := way(t.Context(), c, 42)
+					_, err := connect(t.Context(), c, 42)
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					require.ErrorContains(t, err, says[phase])
 					require.ErrorContains(t, err, "no answer, until the deadline")
@@ -156,11 +157,11 @@ func TestConnectDeadlines(t *testing.T) {
 	}
 }
 
-// Garbage is no reason to try again: it says that this is another kind of server.
+// Garbage is not retried: it comes from another kind of server.
 func TestConnectGarbage(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		for _, phase := range loginPhases {
 			if phase == dsqltest.OnAccept {
 				continue // the answer to the first bytes, as on ClientHello
@@ -173,7 +174,7 @@ func TestConnectGarbage(t *testing.T) {
 					c.SSLNegotiation = "postgres"
 				}
 				before := len(s.Attempts())
-				_, err := way(t.Context(), c, 42)
+				_, err := connect(t.Context(), c, 42)
 				require.Error(t, err)
 				require.NotErrorIs(t, err, context.DeadlineExceeded)
 				require.Len(t, s.Attempts()[before:], 1)
@@ -182,7 +183,7 @@ func TestConnectGarbage(t *testing.T) {
 	}
 }
 
-// Cancelling ends a wait at once, whatever is waited for.
+// Cancelling the context ends every wait at once.
 func TestConnectCancel(t *testing.T) {
 	s := dsqltest.New(t)
 	waits := map[string]func(c *dsql.Config){
@@ -193,7 +194,7 @@ func TestConnectCancel(t *testing.T) {
 		"for the network": func(c *dsql.Config) { c.DialAddress = "127.0.0.1:1" },
 	}
 	for wait, arrange := range waits {
-		for name, way := range ways {
+		for name, connect := range connectFuncs {
 			t.Run(name+" "+wait, func(t *testing.T) {
 				c := s.Config()
 				arrange(&c)
@@ -203,7 +204,7 @@ func TestConnectCancel(t *testing.T) {
 				c.OnToken = func(dsql.TokenEvent) { started <- struct{}{} }
 				result := make(chan error, 1)
 				go func() {
-					_, err := way(ctx, c, 42)
+					_, err := connect(ctx, c, 42)
 					result <- err
 				}()
 				<-started
@@ -221,10 +222,10 @@ func TestConnectCancel(t *testing.T) {
 
 func TestConnectWhileWaking(t *testing.T) {
 	t.Parallel()
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		t.Run(name, func(t *testing.T) {
 			s := dsqltest.New(t, dsqltest.WithWaking(5))
-			got, err := way(t.Context(), s.Config(), 42)
+			got, err := connect(t.Context(), s.Config(), 42)
 			require.NoError(t, err)
 			require.Equal(t, 42, got)
 			require.Len(t, s.Attempts(), 6)
@@ -235,22 +236,22 @@ func TestConnectWhileWaking(t *testing.T) {
 func TestConnectRefusals(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		t.Run(name, func(t *testing.T) {
 			connect := func(c dsql.Config) ([]dsqltest.Attempt, error) {
 				before := len(s.Attempts())
-				_, err := way(t.Context(), c, 42)
+				_, err := connect(t.Context(), c, 42)
 				return s.Attempts()[before:], err
 			}
 
-			// One token is called expired: one retry, with another token.
+			// A token that the server calls expired: one retry, with another token.
 			s.RefuseNext(1, dsqltest.RefuseExpired)
 			attempts, err := connect(s.Config())
 			require.NoError(t, err)
 			require.Len(t, attempts, 2)
 			require.NotEqual(t, attempts[0].TokenID, attempts[1].TokenID)
 
-			// The next one too: the clock is to blame.
+			// If it says so again, the clock is wrong.
 			s.RefuseNext(2, dsqltest.RefuseExpired)
 			attempts, err = connect(s.Config())
 			require.ErrorIs(t, err, dsql.ErrTokenExpired)
@@ -273,7 +274,7 @@ func TestConnectRefusals(t *testing.T) {
 			require.Equal(t, "28000", pgErr.Code)
 			require.Len(t, attempts, 1)
 
-			// What passes is asked again until it has.
+			// Transient refusals are retried until they end.
 			for _, r := range []dsqltest.Refusal{dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseWaking} {
 				s.RefuseNext(3, r)
 				attempts, err = connect(s.Config())
@@ -285,7 +286,7 @@ func TestConnectRefusals(t *testing.T) {
 	}
 }
 
-// A limit that stays is named when the deadline comes.
+// At the deadline, the error names the last transient refusal.
 func TestConnectRefusedToTheEnd(t *testing.T) {
 	t.Parallel()
 	for is, r := range map[error]dsqltest.Refusal{
@@ -293,10 +294,10 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 	} {
 		s := dsqltest.New(t)
 		s.RefuseNext(10_000, r)
-		for name, way := range ways {
+		for name, connect := range connectFuncs {
 			c := s.Config()
 			c.ConnectTimeout = time.Second
-			_, err := way(t.Context(), c, 42)
+			_, err := connect(t.Context(), c, 42)
 			require.ErrorIs(t, err, is, name)
 			var pgErr *pgconn.PgError
 			require.ErrorAs(t, err, &pgErr)
@@ -306,8 +307,7 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 	}
 }
 
-// The server's clock is a quarter of an hour ahead: the error says by how much.
-// A hook may keep the error of an attempt, and read it at any time.
+// A hook may keep the error of an attempt and read it at any time.
 func TestRetryEventsKeep(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
@@ -345,6 +345,7 @@ func TestRetryEventsKeep(t *testing.T) {
 	}
 }
 
+// The server's clock is 20 minutes ahead, and the error says so.
 func TestConnectSkewedClock(t *testing.T) {
 	s := dsqltest.New(t, dsqltest.WithClock(func() time.Time { return time.Now().Add(20 * time.Minute) }))
 	_, err := dsql.Connect(t.Context(), s.Config())
@@ -372,23 +373,23 @@ func TestConnectMaxConnections(t *testing.T) {
 func TestEarlyAuth(t *testing.T) {
 	t.Parallel()
 	s := dsqltest.New(t)
-	for name, way := range ways {
+	for name, connect := range connectFuncs {
 		t.Run(name, func(t *testing.T) {
 			c := s.Config()
 			c.EarlyAuth = true
-			got, err := way(t.Context(), c, 42)
+			got, err := connect(t.Context(), c, 42)
 			require.NoError(t, err)
 			require.Equal(t, 42, got)
 
 			// A refusal is a refusal.
 			s.RefuseNext(1, dsqltest.RefuseAccess)
-			_, err = way(t.Context(), c, 42)
+			_, err = connect(t.Context(), c, 42)
 			require.ErrorIs(t, err, dsql.ErrAccessDenied)
 
-			// A server that asks for nothing gets nothing more: the session is another one's.
+			// A server that does not ask for the token: another attempt, without sending it early.
 			s.SetFaults(dsqltest.Always(dsqltest.Fault{Effect: dsqltest.SkipPassword}))
 			before := len(s.Attempts())
-			got, err = way(t.Context(), c, 43)
+			got, err = connect(t.Context(), c, 43)
 			require.NoError(t, err)
 			require.Equal(t, 43, got)
 			require.Len(t, s.Attempts()[before:], 2)
@@ -412,8 +413,7 @@ func TestEarlyAuth(t *testing.T) {
 	})
 }
 
-// 600 connections at once against 100 a second after a burst of 200: none
-// fails. BenchmarkBurst says how long it takes.
+// 600 connections at once, with a quota of 100 a second after a burst of 200: none fails.
 func TestBurst(t *testing.T) {
 	for _, name := range []string{"NewPool", "OpenDB"} {
 		t.Run(name, func(t *testing.T) {
@@ -428,14 +428,14 @@ func TestBurst(t *testing.T) {
 	}
 }
 
-// burst acquires 600 connections at once and holds them until all are there.
-func burst(t *testing.T, s *dsqltest.Server, way string) {
+// burst opens 600 connections at once and holds them until all are open.
+func burst(t *testing.T, s *dsqltest.Server, opener string) {
 	const n = 600
 	c := s.Config()
 	c.Params = map[string]string{"pool_max_conns": fmt.Sprint(n)}
 	hold := make(chan struct{})
 	var acquire func(ready func()) error
-	switch way {
+	switch opener {
 	case "NewPool":
 		pool, err := dsql.NewPool(t.Context(), c)
 		require.NoError(t, err)
@@ -485,8 +485,8 @@ func burst(t *testing.T, s *dsqltest.Server, way string) {
 	}
 }
 
-// 2,000 connects under faults of every kind: an answer that is right, or an
-// error that says what was wrong.
+// 2,000 connects under random faults: each gives the right result, or an error that says what
+// failed.
 func TestConnectsUnderRandomFaults(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
@@ -518,11 +518,11 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 					c.SSLNegotiation = "postgres"
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-				got, err := ways[names[i%len(names)]](ctx, c, i)
+				got, err := connectFuncs[names[i%len(names)]](ctx, c, i)
 				cancel()
 				if err != nil {
 					failed.Add(1)
-					require.True(t, classified(err), "%d: %v", i, err)
+					require.True(t, saysCause(err), "%d: %v", i, err)
 					continue
 				}
 				answered.Add(1)
@@ -547,8 +547,8 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 	require.Eventually(t, func() bool { return s.Sessions() == 0 }, 10*time.Second, time.Millisecond)
 }
 
-// classified tells whether an error says what was wrong.
-func classified(err error) bool {
+// saysCause reports whether an error says what failed.
+func saysCause(err error) bool {
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(err, &pgErr):
@@ -556,6 +556,6 @@ func classified(err error) bool {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return true
 	}
-	// Garbage: not TLS, not PostgreSQL's protocol, in the login, or in the session, where pgx reads it.
+	// Garbage instead of TLS, or of PostgreSQL's protocol in the login or in the session.
 	return strings.Contains(err.Error(), "tls: ") || strings.Contains(err.Error(), "unexpected answer") || strings.Contains(err.Error(), "refused TLS") || strings.Contains(err.Error(), "message type") || strings.Contains(err.Error(), "invalid")
 }

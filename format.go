@@ -10,7 +10,7 @@ import (
 	"strings"
 )
 
-// attrs are the fields that are set, as logs may show them.
+// attrs returns the fields that are set, without secrets.
 func (c Config) attrs() []slog.Attr {
 	var attrs []slog.Attr
 	add := func(name string, set bool, value any) {
@@ -39,8 +39,9 @@ func (c Config) attrs() []slog.Attr {
 	add("DialFunc", c.DialFunc != nil, "set")
 	params := maps.Clone(c.Params)
 	for name, value := range params {
-		if slices.Contains(refusedParams, strings.ToLower(name)) || holdsPassword(name+"="+value) {
-			params[name] = "[hidden]" // it is refused later, by an error beside which the Config may be logged
+		// validate will refuse these, but the Config may be logged before, or with that error.
+		if slices.Contains(forbiddenParams, strings.ToLower(name)) || containsPassword(name+"="+value) {
+			params[name] = "[hidden]"
 		}
 	}
 	add("Params", len(params) > 0, params)
@@ -50,7 +51,7 @@ func (c Config) attrs() []slog.Attr {
 	return attrs
 }
 
-// String shows the fields that are set, and nothing secret.
+// String returns the fields that are set, without secrets.
 func (c Config) String() string {
 	var b strings.Builder
 	b.WriteString("dsql.Config{")
@@ -64,14 +65,14 @@ func (c Config) String() string {
 	return b.String()
 }
 
-// Format keeps every verb to String: %+v and %#v would print the credentials.
+// Format prints String for every verb: by default %+v and %#v would print the credentials.
 func (c Config) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, c.String()) }
 
-// LogValue logs what String shows, as a group.
+// LogValue returns the fields of String as a group.
 func (c Config) LogValue() slog.Value { return slog.GroupValue(c.attrs()...) }
 
-// MarshalJSON marshals what String shows. It is for logs and reports: not
-// everything can be read back from it.
+// MarshalJSON returns the fields of String as an object. It is for logs and reports: the object
+// cannot be unmarshalled into an equal Config.
 func (c Config) MarshalJSON() ([]byte, error) {
 	fields := map[string]any{}
 	for _, a := range c.attrs() {

@@ -18,7 +18,7 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest"
 )
 
-// The case of the first report, whole: its cluster, endpoint and user.
+// The cluster, endpoint and user of the first bug report.
 const (
 	reportID   = "vftmkydwxvxys6asbsc6ih2the"
 	reportHost = "vpce-07acca8bd8980c621-nruuwp08.dsql-fnh4.us-east-1.vpce.amazonaws.com"
@@ -28,17 +28,16 @@ const (
 	privateName = reportID + ".dsql-fnh4.us-east-1.on.aws"
 )
 
-// server is what the tests of this package share; those that count its
-// connections take the attempts from where they began.
+// server is shared by the tests of this package. Tests that count connections use attemptsFromNow.
 var server *dsqltest.Server
 
-// awsEnvironment is what the test began with.
+// awsEnvironment is the environment in which the tests were started.
 var awsEnvironment = map[string]string{}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
-	// No test may ask the network or the machine it runs on, but for TestLive.
+	// Only TestLive may use the network or the AWS settings of the machine.
 	for _, name := range []string{"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"} {
 		awsEnvironment[name] = os.Getenv(name)
 	}
@@ -67,33 +66,33 @@ func run(m *testing.M) int {
 	return code
 }
 
-// dialled records the addresses that a Config dials, and leads them all to server.
-type dialled struct {
+// recordingDialer records the addresses that it is asked to dial, and dials server.
+type recordingDialer struct {
 	mu        sync.Mutex
 	addresses []string
 }
 
-func (d *dialled) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (d *recordingDialer) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	d.mu.Lock()
 	d.addresses = append(d.addresses, address)
 	d.mu.Unlock()
 	return new(net.Dialer).DialContext(ctx, network, server.Addr())
 }
 
-func (d *dialled) all() []string {
+func (d *recordingDialer) all() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Clone(d.addresses)
 }
 
-// watchAttempts returns what server saw since the call.
-func watchAttempts() func() []dsqltest.Attempt {
+// attemptsFromNow returns a func that returns the attempts at server since this call.
+func attemptsFromNow() func() []dsqltest.Attempt {
 	before := len(server.Attempts())
 	return func() []dsqltest.Attempt { return server.Attempts()[before:] }
 }
 
-// throughNames is server's Config without what it says of names and addresses.
-func throughNames(d *dialled) dsql.Config {
+// configWithoutNames returns server's Config without a host, with d as its dialer.
+func configWithoutNames(d *recordingDialer) dsql.Config {
 	c := server.Config()
 	c.Host, c.DialAddress, c.DialFunc = "", "", d.dial
 	return c
@@ -106,7 +105,7 @@ func selectUser(t *testing.T, conn *pgx.Conn) string {
 	return user
 }
 
-// table makes a table that is dropped with the test.
+// table creates a table, which is dropped at the end of the test.
 func table(t *testing.T, columns string) string {
 	t.Helper()
 	name := "t" + fmt.Sprint(time.Now().UnixNano())

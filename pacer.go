@@ -11,44 +11,44 @@ import (
 )
 
 const (
-	// The quota of new connections to a cluster (AWS guide, "Quotas"): a
-	// token bucket that the server fills and empties in the same way.
+	// The quota of new connections to a cluster (AWS guide, "Quotas"). The server has the same kind
+	// of token bucket.
 	defaultConnectRate  = 100 // a second
 	defaultConnectBurst = 1000
 
-	// Other processes use the same quota. How much of it they leave is measured over
-	// windows of this length, and the rate follows it, down to slowestRate.
-	paceWindow  = time.Second
-	slowestRate = 1 // a second
+	// Other processes use the same quota. The pacer measures how much they leave over windows of
+	// this length, and adapts its rate to that, down to minRate.
+	paceWindow = time.Second
+	minRate    = 1 // a second
 )
 
-// pacer spaces out the new connections of this process to one cluster, before
-// the server has to refuse them.
+// pacer delays the new connections of this process to one cluster, so that the server does not
+// refuse them.
 //
-//	burst     nothing refused yet: connections go at once, up to the burst
-//	paced     a refusal empties the burst: connections go at the rate
-//	slowed    more than a fifth of a window's paced ones refused: at the rate at which they were accepted
-//	          and, each window in which fewer are, a quarter faster, up to the rate again
+//	burst    connections open at once        until the burst is used up, or one is refused
+//	paced    they open at the full rate      until more than a fifth of those in a window are refused
+//	slowed   they open at the rate at which  a quarter faster after each window with fewer refusals,
+//	         the server accepted them        until the full rate is reached
 type pacer struct {
 	limiter *rate.Limiter
-	// Held by the one that waits for the next slot. The others queue for it, in
-	// order, and so have no slots yet: these follow the rate as it changes.
-	turn    chan struct{}
+	// first is held by the call that waits for the next slot. The others wait for first, in order.
+	// They have no slots yet, so a change of the rate applies to them.
+	first   chan struct{}
 	waiting atomic.Int64
 
-	mu       sync.Mutex // guards what follows
-	ceiling  rate.Limit
-	began    time.Time // the window
-	accepted int       // in it, of the paced
-	refused  int
+	mu          sync.Mutex // guards the fields below
+	fullRate    rate.Limit
+	windowStart time.Time
+	accepted    int // delayed connections in this window that the server accepted
+	refused     int // and refused
 }
 
-// pacers are one for each cluster ID. They are never dropped: a process talks to a
-// handful of clusters.
+// pacers has a pacer for each cluster ID. They are never removed, since a process uses few
+// clusters.
 var pacers sync.Map
 
-// pacerFor returns the cluster's pacer, or nil where c wants none. Configs that
-// disagree about one cluster share what the last one says.
+// pacerFor returns the cluster's pacer, or nil if c wants none. If several Configs disagree, the
+// last one counts.
 func pacerFor(c Config, clusterID string) *pacer {
 	if c.ConnectRate < 0 {
 		return nil
@@ -69,14 +69,14 @@ func pacerFor(c Config, clusterID string) *pacer {
 }
 
 func newPacer(perSecond rate.Limit, burst int) *pacer {
-	return &pacer{limiter: rate.NewLimiter(perSecond, burst), turn: make(chan struct{}, 1), ceiling: perSecond}
+	return &pacer{limiter: rate.NewLimiter(perSecond, burst), first: make(chan struct{}, 1), fullRate: perSecond}
 }
 
 func (p *pacer) set(perSecond rate.Limit, burst int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if perSecond != p.ceiling {
-		p.ceiling = perSecond
+	if perSecond != p.fullRate {
+		p.fullRate = perSecond
 		p.limiter.SetLimit(perSecond)
 	}
 	if burst != p.limiter.Burst() {
@@ -84,28 +84,28 @@ func (p *pacer) set(perSecond rate.Limit, burst int) {
 	}
 }
 
-// wait returns when a connection may be opened, and whether it had to wait for that.
-// It fails at once, with errPaced, when that would be after ctx's deadline.
+// wait returns when a connection may be opened, and whether it was delayed. It fails at once with
+// errNoSlot if that would be after ctx's deadline.
 func (p *pacer) wait(ctx context.Context) (paced bool, err error) {
 	if p.waiting.Load() == 0 && p.limiter.Allow() {
 		return false, nil
 	}
 	ahead := p.waiting.Add(1) - 1
 	defer p.waiting.Add(-1)
-	if err := p.inTime(ctx, time.Duration(float64(ahead)/float64(p.limiter.Limit())*float64(time.Second))); err != nil {
+	if err := p.checkDeadline(ctx, time.Duration(float64(ahead)/float64(p.limiter.Limit())*float64(time.Second))); err != nil {
 		return true, err
 	}
 	select {
-	case p.turn <- struct{}{}:
+	case p.first <- struct{}{}:
 	case <-ctx.Done():
 		return true, ctx.Err()
 	}
-	defer func() { <-p.turn }()
+	defer func() { <-p.first }()
 
 	now := time.Now()
 	slot := p.limiter.ReserveN(now, 1)
 	delay := slot.DelayFrom(now)
-	if err = p.inTime(ctx, delay); err == nil {
+	if err = p.checkDeadline(ctx, delay); err == nil {
 		err = sleep(ctx, delay)
 	}
 	if err != nil {
@@ -114,21 +114,21 @@ func (p *pacer) wait(ctx context.Context) (paced bool, err error) {
 	return true, err
 }
 
-// inTime fails when ctx's deadline comes before delay is over.
-func (p *pacer) inTime(ctx context.Context, delay time.Duration) error {
+// checkDeadline fails if ctx's deadline comes before delay is over.
+func (p *pacer) checkDeadline(ctx context.Context, delay time.Duration) error {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < delay {
-		return fmt.Errorf("%w: the next free one of %.4g a second is in %s, after the deadline", errPaced, float64(p.limiter.Limit()), delay.Round(time.Millisecond))
+		return fmt.Errorf("%w: at %.4g a second the next slot is in %s, after the deadline", errNoSlot, float64(p.limiter.Limit()), delay.Round(time.Millisecond))
 	}
 	return nil
 }
 
-// record counts how the server answered a connection that wait admitted.
+// record counts the server's answer to a connection that wait admitted.
 func (p *pacer) record(paced, refused bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
 	if refused {
-		// What is left of the burst the server does not have.
+		// The server's bucket is empty, so empty this one.
 		if left := int(p.limiter.TokensAt(now)); left > 0 {
 			p.limiter.ReserveN(now, left)
 		}
@@ -141,18 +141,18 @@ func (p *pacer) record(paced, refused bool) {
 	} else {
 		p.accepted++
 	}
-	elapsed := now.Sub(p.began)
+	elapsed := now.Sub(p.windowStart)
 	if elapsed < paceWindow {
 		return
 	}
-	if elapsed < 2*paceWindow { // else there was a pause, and this is the first of a new window
+	if elapsed < 2*paceWindow { // otherwise there was a pause, so the counts are of two windows
 		switch limit := p.limiter.Limit(); {
 		case 4*p.refused > p.accepted:
 			perSecond := rate.Limit(float64(p.accepted) / elapsed.Seconds())
-			p.limiter.SetLimitAt(now, min(max(perSecond, slowestRate, limit/2), p.ceiling))
-		case limit < p.ceiling:
-			p.limiter.SetLimitAt(now, min(limit*5/4, p.ceiling))
+			p.limiter.SetLimitAt(now, min(max(perSecond, minRate, limit/2), p.fullRate))
+		case limit < p.fullRate:
+			p.limiter.SetLimitAt(now, min(limit*5/4, p.fullRate))
 		}
 	}
-	p.began, p.accepted, p.refused = now, 0, 0
+	p.windowStart, p.accepted, p.refused = now, 0, 0
 }

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// quota is a server's token bucket. rest is what other processes leave of it.
+// quota is a server's token bucket.
 type quota struct {
 	*rate.Limiter
 	refusals int
 }
 
-// connects runs n connects at once through p against q, and returns how long the
-// last one took. Each lasts a few milliseconds, as a real one would.
+// connects opens n connections at once through p, with the quota q, and returns how long that took.
+// Each takes a few milliseconds, as a real one does.
 func connects(t *testing.T, p *pacer, q *quota, n int) time.Duration {
 	t.Helper()
 	start := time.Now()
@@ -57,7 +57,7 @@ func TestPaceBurst(t *testing.T) {
 	})
 }
 
-// The server's burst is smaller than what is configured: the first refusal tells.
+// The server's burst is smaller than the configured one, which the first refusal shows.
 func TestPaceSmallerBurst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, q := newPacer(100, 1000), &quota{Limiter: rate.NewLimiter(100, 200)}
@@ -67,8 +67,8 @@ func TestPaceSmallerBurst(t *testing.T) {
 	})
 }
 
-// Other processes use half of the rate: few are refused for long, and when
-// they stop, the rate is the configured one again.
+// Other processes use half of the quota: the refusals become few, and when the others stop, the
+// rate returns to the full one.
 func TestPaceSlowsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p, q := newPacer(100, 100), &quota{Limiter: rate.NewLimiter(50, 100)}
@@ -84,7 +84,7 @@ func TestPaceSlowsDown(t *testing.T) {
 	})
 }
 
-// A server that refuses everything is asked once a second.
+// If the server refuses every connection, one is tried a second.
 func TestPaceSlowest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPacer(100, 1)
@@ -93,7 +93,7 @@ func TestPaceSlowest(t *testing.T) {
 			require.NoError(t, err)
 			p.record(paced, true)
 		}
-		require.EqualValues(t, slowestRate, p.limiter.Limit())
+		require.EqualValues(t, minRate, p.limiter.Limit())
 	})
 }
 
@@ -107,12 +107,12 @@ func TestPaceDeadline(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
 		defer cancel()
 		_, err = p.wait(ctx)
-		require.ErrorIs(t, err, errPaced)
+		require.ErrorIs(t, err, errNoSlot)
 		failed := newConnectError(phasePacing, "a:1", "b", err)
 		require.ErrorIs(t, failed, ErrRateExceeded)
 		require.False(t, failed.isTransient())
 
-		// Who gives up leaves the slot to others.
+		// A call that is cancelled leaves its slot to others.
 		ctx, cancel = context.WithCancel(t.Context())
 		cancel()
 		_, err = p.wait(ctx)
@@ -124,7 +124,7 @@ func TestPaceDeadline(t *testing.T) {
 	})
 }
 
-func TestPacerIsTheClusters(t *testing.T) {
+func TestPacerPerCluster(t *testing.T) {
 	c := Config{ConnectRate: 7, ConnectBurst: 3}
 	a, b := pacerFor(c, "pacer-a"), pacerFor(c, "pacer-b")
 	require.NotSame(t, a, b)

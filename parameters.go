@@ -13,39 +13,39 @@ import (
 	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
-// parameter is what becomes of a parameter: one of its fields is set.
+// parameter says what ParseConfig does with a parameter. Exactly one field is set.
 type parameter struct {
 	set      func(c *Config, name, value string) error
-	as       string // it is another name of this parameter
-	toParams bool   // it goes to Config.Params as it is
-	refused  string // why it cannot be set, and what to do instead
+	aliasOf  string // the name of the parameter that it is another name for
+	toParams bool   // put into Config.Params unchanged
+	refused  string // why it is an error, and what to do instead
 }
 
 const (
 	tokenIsPassword = "is set, but the IAM token is the password, and a new one is signed for each connection; remove it"
-	noFiles         = "is set, but nothing is read from service files; write its parameters into the connection string"
-	noClientCert    = "is set, but DSQL takes no client certificates; remove it"
-	noKerberos      = "is set, but DSQL takes IAM tokens only; remove it"
+	noFiles         = "is set, but service files are not read; write their parameters into the connection string"
+	noClientCert    = "is set, but DSQL accepts no client certificates; remove it"
+	noKerberos      = "is set, but DSQL accepts only IAM tokens; remove it"
 	noSetting       = "is set, but DSQL refuses this setting; remove it"
 )
 
-// parameters holds every parameter that is known, in lower case. pgx's own are
-// those of pgconn.ParseConfig, pgx.ParseConfig and pgxpool.ParseConfig in v5.12.
+// parameters are all known parameters, in lower case. Those of pgx are the ones that
+// pgconn.ParseConfig, pgx.ParseConfig and pgxpool.ParseConfig know in v5.12.
 var parameters = map[string]parameter{
 	"host":              {set: setHost},
 	"port":              {set: setPort},
 	"user":              {set: setUser},
 	"database":          {set: setDatabase},
-	"dbname":            {as: "database"},
-	"cluster_id":        {set: text(func(c *Config) *string { return &c.ClusterID })},
-	"region":            {set: text(func(c *Config) *string { return &c.Region })},
-	"dial_address":      {set: text(func(c *Config) *string { return &c.DialAddress })},
-	"server_name":       {set: text(func(c *Config) *string { return &c.ServerName })},
-	"profile":           {set: text(func(c *Config) *string { return &c.Profile })},
-	"role_arn":          {set: text(func(c *Config) *string { return &c.RoleARN })},
-	"role_session_name": {set: text(func(c *Config) *string { return &c.RoleSessionName })},
-	"external_id":       {set: text(func(c *Config) *string { return &c.ExternalID })},
-	"application_name":  {set: text(func(c *Config) *string { return &c.ApplicationName })},
+	"dbname":            {aliasOf: "database"},
+	"cluster_id":        {set: setString(func(c *Config) *string { return &c.ClusterID })},
+	"region":            {set: setString(func(c *Config) *string { return &c.Region })},
+	"dial_address":      {set: setString(func(c *Config) *string { return &c.DialAddress })},
+	"server_name":       {set: setString(func(c *Config) *string { return &c.ServerName })},
+	"profile":           {set: setString(func(c *Config) *string { return &c.Profile })},
+	"role_arn":          {set: setString(func(c *Config) *string { return &c.RoleARN })},
+	"role_session_name": {set: setString(func(c *Config) *string { return &c.RoleSessionName })},
+	"external_id":       {set: setString(func(c *Config) *string { return &c.ExternalID })},
+	"application_name":  {set: setString(func(c *Config) *string { return &c.ApplicationName })},
 	"early_auth":        {set: setEarlyAuth},
 	"connect_timeout":   {set: setConnectTimeout},
 	"connect_rate":      {set: setConnectRate},
@@ -53,18 +53,18 @@ var parameters = map[string]parameter{
 
 	"token_lifetime":      {set: setTokenLifetime},
 	"token_duration_secs": {set: setTokenSeconds},
-	"token-duration-secs": {as: "token_duration_secs"},
-	"tokendurationsecs":   {as: "token_duration_secs"},
-	"queryexecmode":       {as: "default_query_exec_mode"},
+	"token-duration-secs": {aliasOf: "token_duration_secs"},
+	"tokendurationsecs":   {aliasOf: "token_duration_secs"},
+	"queryexecmode":       {aliasOf: "default_query_exec_mode"},
 
 	"sslmode":        {set: setSSLMode},
-	"ssl":            {set: oneOf("TLS is always on and verified in full; leave it out", "true")},
+	"ssl":            {set: acceptOnly("TLS is always on and verified in full; remove it", "true")},
 	"sslnegotiation": {set: setSSLNegotiation},
 	"sslrootcert":    {set: setRootCAs},
-	"sslsni":         {set: oneOf("the server tells clusters apart by the SNI, so it is always sent; leave it out", "1")},
+	"sslsni":         {set: acceptOnly("the server finds the cluster by the SNI, so it is always sent; remove it", "1")},
 	"sslcert":        {refused: noClientCert},
 	"sslkey":         {refused: noClientCert},
-	"sslcertmode":    {set: oneOf("DSQL takes no client certificates; leave it out", "disable", "allow")},
+	"sslcertmode":    {set: acceptOnly("DSQL accepts no client certificates; remove it", "disable", "allow")},
 	"sslcrl":         {refused: "is set, but revocation lists are not read; remove it"},
 	"sslcrldir":      {refused: "is set, but revocation lists are not read; remove it"},
 
@@ -74,12 +74,12 @@ var parameters = map[string]parameter{
 	"passfile":    {refused: tokenIsPassword},
 	"sslpassword": {refused: tokenIsPassword},
 
-	"require_auth":    {set: oneOf("DSQL asks for the token as a password; leave it out", "password")},
-	"channel_binding": {set: oneOf("it needs SCRAM, and DSQL asks for a token; leave it out", "disable", "prefer")},
-	"gssencmode":      {set: oneOf("DSQL encrypts with TLS, not GSSAPI; leave it out", "disable", "prefer")},
+	"require_auth":    {set: acceptOnly("DSQL asks for the token as a password; remove it", "password")},
+	"channel_binding": {set: acceptOnly("it needs SCRAM, and DSQL asks for a token; remove it", "disable", "prefer")},
+	"gssencmode":      {set: acceptOnly("DSQL encrypts with TLS, not GSSAPI; remove it", "disable", "prefer")},
 	"krbsrvname":      {refused: noKerberos},
 	"krbspn":          {refused: noKerberos},
-	"hostaddr":        {refused: "is set, but the address to dial instead of the host goes into dial_address"},
+	"hostaddr":        {refused: "is set; for an address to dial instead of the host, set dial_address"},
 	"service":         {refused: noFiles},
 	"servicefile":     {refused: noFiles},
 	"options":         {set: refuseOptions},
@@ -102,8 +102,7 @@ var parameters = map[string]parameter{
 	"client_min_messages":           {refused: noSetting},
 	"default_transaction_isolation": {refused: noSetting},
 
-	// Session settings that clients commonly send at startup. Which of them it
-	// takes is for the server to say.
+	// Session settings that clients commonly send at startup. The server decides which it accepts.
 	"bytea_output":                        {toParams: true},
 	"client_encoding":                     {toParams: true},
 	"datestyle":                           {toParams: true},
@@ -116,18 +115,18 @@ var parameters = map[string]parameter{
 	"timezone":                            {toParams: true},
 }
 
-func text(field func(*Config) *string) func(*Config, string, string) error {
+func setString(field func(*Config) *string) func(*Config, string, string) error {
 	return func(c *Config, _, value string) error {
 		*field(c) = value
 		return nil
 	}
 }
 
-// oneOf takes and drops the values that ask for nothing else than what happens anyway.
-func oneOf(advice string, harmless ...string) func(*Config, string, string) error {
+// acceptOnly ignores the values that ask for what this package does anyway, and refuses others.
+func acceptOnly(advice string, accepted ...string) func(*Config, string, string) error {
 	return func(_ *Config, name, value string) error {
-		if !slices.Contains(harmless, value) {
-			return configerr.New(name, "%s cannot be had: %s", shown(value), advice)
+		if !slices.Contains(accepted, value) {
+			return configerr.New(name, "%s is not possible: %s", quoteSafe(value), advice)
 		}
 		return nil
 	}
@@ -138,20 +137,20 @@ func setHost(c *Config, _, value string) error {
 	case isARN(value):
 		return configerr.New("Host", hostIsARN)
 	case strings.ContainsAny(value, "@/"):
-		// Not quoted: this can be a URL with a password.
-		return configerr.New("Host", "is neither a host name nor an IP address (it holds an @ or a slash); give the name alone")
+		// Not quoted: this may be a URL with a password.
+		return configerr.New("Host", "is neither a host name nor an IP address (it contains an @ or a slash); write only the name")
 	case strings.Contains(value, ","):
-		return configerr.New("Host", "holds more than one host; a DSQL cluster has one endpoint")
+		return configerr.New("Host", "contains more than one host; a DSQL cluster has one endpoint")
 	}
 	c.Host = value
 	return nil
 }
 
-// setPort never quotes the port: in a URL that lacks its "@host" it is a password.
+// setPort never quotes the port: in a URL whose "@host" is missing, it is a password.
 func setPort(c *Config, name, value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return configerr.New(name, "is not a number from 1 to 65535; leave it out for 5432")
+		return configerr.New(name, "is not a number from 1 to 65535; remove it for 5432")
 	}
 	c.Port = uint16(port)
 	return nil
@@ -159,8 +158,8 @@ func setPort(c *Config, name, value string) error {
 
 func setUser(c *Config, name, value string) error {
 	if strings.Contains(value, ":") {
-		// Percent-encoded or in a keyword, "user:password" arrives as one value.
-		return configerr.New(name, "holds a colon; give the role's name alone, without a password: the IAM token is the password")
+		// "user:password" is one value if it is percent-encoded or after a keyword.
+		return configerr.New(name, "contains a colon; write only the role's name, without a password: the IAM token is the password")
 	}
 	c.User = value
 	return nil
@@ -168,9 +167,9 @@ func setUser(c *Config, name, value string) error {
 
 func setDatabase(c *Config, name, value string) error {
 	if strings.ContainsAny(value, "@:/") {
-		// The rest of a URL whose password holds an unescaped slash, or a URL
-		// in dbname, which libpq would expand.
-		return configerr.New(name, "is not the name of a database (it holds an @, a colon or a slash); DSQL has one, postgres: leave it out")
+		// This may be the end of a URL whose password contains an unescaped slash, or a URL in
+		// dbname, which libpq would parse.
+		return configerr.New(name, "is not the name of a database (it contains an @, a colon or a slash); DSQL has only postgres: remove it")
 	}
 	c.Database = value
 	return nil
@@ -179,7 +178,7 @@ func setDatabase(c *Config, name, value string) error {
 func setEarlyAuth(c *Config, name, value string) error {
 	early, err := strconv.ParseBool(value)
 	if err != nil {
-		return configerr.New(name, "%s is neither true nor false; set it to one of them", shown(value))
+		return configerr.New(name, "%s is neither true nor false; set it to one of them", quoteSafe(value))
 	}
 	c.EarlyAuth = early
 	return nil
@@ -188,7 +187,7 @@ func setEarlyAuth(c *Config, name, value string) error {
 func setConnectTimeout(c *Config, name, value string) error {
 	d, err := parseDuration(value)
 	if err != nil || d < 0 {
-		return configerr.New(name, "%s is not a time to wait; write whole seconds or a Go duration such as 10s, or 0 for the default", shown(value))
+		return configerr.New(name, "%s is not a time; write whole seconds or a Go duration such as 10s, or 0 for the default", quoteSafe(value))
 	}
 	c.ConnectTimeout = d
 	return nil
@@ -197,7 +196,7 @@ func setConnectTimeout(c *Config, name, value string) error {
 func setConnectRate(c *Config, name, value string) error {
 	rate, err := strconv.ParseFloat(value, 64)
 	if err != nil || math.IsNaN(rate) || math.IsInf(rate, 0) {
-		return configerr.New(name, "%s is not a number of connections a second; write it like 100 or 0.5, or -1 for no pacing", shown(value))
+		return configerr.New(name, "%s is not a number of connections a second; write it like 100 or 0.5, or -1 for no limit", quoteSafe(value))
 	}
 	c.ConnectRate = rate
 	return nil
@@ -206,7 +205,7 @@ func setConnectRate(c *Config, name, value string) error {
 func setConnectBurst(c *Config, name, value string) error {
 	burst, err := strconv.Atoi(value)
 	if err != nil || burst < 0 {
-		return configerr.New(name, "%s is not a number of connections; write a whole number, or leave it out for 1000", shown(value))
+		return configerr.New(name, "%s is not a number of connections; write a whole number, or remove it for the default", quoteSafe(value))
 	}
 	c.ConnectBurst = burst
 	return nil
@@ -215,21 +214,21 @@ func setConnectBurst(c *Config, name, value string) error {
 func setTokenLifetime(c *Config, name, value string) error {
 	d, err := parseDuration(value)
 	if err != nil {
-		return configerr.New(name, "%s is neither whole seconds nor a Go duration; write it like 900 or 15m", shown(value))
+		return configerr.New(name, "%s is neither whole seconds nor a Go duration; write it like 900 or 15m", quoteSafe(value))
 	}
 	if err := validateTokenLifetime(d); err != nil {
 		return err
 	}
 	if c.TokenLifetime != 0 && c.TokenLifetime != d {
-		return configerr.New(name, "is given under two names with different values; give one of token_lifetime and tokenDurationSecs")
+		return configerr.New(name, "is given under two names with different values; set only one of token_lifetime and tokenDurationSecs")
 	}
 	c.TokenLifetime = d
 	return nil
 }
 
 func setTokenSeconds(c *Config, name, value string) error {
-	if !only(value, digits) {
-		return configerr.New(name, "%s is not a whole number of seconds; write it like 900, or use token_lifetime", shown(value))
+	if !consistsOf(value, digits) {
+		return configerr.New(name, "%s is not a whole number of seconds; write it like 900, or use token_lifetime", quoteSafe(value))
 	}
 	return setTokenLifetime(c, name, value)
 }
@@ -239,14 +238,14 @@ func setSSLMode(_ *Config, name, value string) error {
 	case "require", "verify-ca", "verify-full":
 		return nil
 	case "disable", "allow", "prefer":
-		return configerr.New(name, "%q allows a connection in plaintext, and the IAM token is a password: it would go to whoever answers; set verify-full, or leave it out, which means the same", value)
+		return configerr.New(name, "%q allows a connection in plaintext, so any server could get the IAM token, which is a password; set verify-full, or remove it, which means the same", value)
 	}
-	return configerr.New(name, "%s is not an sslmode; set verify-full, or leave it out, which means the same", shown(value))
+	return configerr.New(name, "%s is not an sslmode; set verify-full, or remove it, which means the same", quoteSafe(value))
 }
 
 func setSSLNegotiation(c *Config, name, value string) error {
 	if value != "direct" && value != "postgres" {
-		return configerr.New(name, "%s is neither direct nor postgres; leave it out for direct", shown(value))
+		return configerr.New(name, "%s is neither direct nor postgres; remove it for direct", quoteSafe(value))
 	}
 	c.SSLNegotiation = value
 	return nil
@@ -258,11 +257,11 @@ func setRootCAs(c *Config, name, value string) error {
 	}
 	pem, err := os.ReadFile(value)
 	if err != nil {
-		return configerr.New(name, "cannot be read (%v); give the path of a PEM file, or leave it out for the system's roots", err)
+		return configerr.New(name, "cannot be read (%v); set the path of a PEM file, or remove it for the system's roots", err)
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(pem) {
-		return configerr.New(name, "%q holds no certificate in PEM; give the roots' file, or leave it out for the system's roots", value)
+		return configerr.New(name, "%q contains no certificate in PEM; set the path of the roots' file, or remove it for the system's roots", value)
 	}
 	c.RootCAs = roots
 	return nil
@@ -270,45 +269,45 @@ func setRootCAs(c *Config, name, value string) error {
 
 func refuseOptions(_ *Config, name, value string) error {
 	if strings.Contains(value, "amzn-cluster-id") {
-		return configerr.New(name, "names the cluster by amzn-cluster-id; set cluster_id instead, which keeps the server's name verified")
+		return configerr.New(name, "names the cluster by amzn-cluster-id; set cluster_id instead, with which the server's name stays verified")
 	}
-	return configerr.New(name, "is set, but DSQL refuses startup options; name settings as parameters of their own, such as search_path")
+	return configerr.New(name, "is set, but it is not supported; write each setting as a parameter of its own, such as search_path")
 }
 
-// unknownParameter names the parameter unless it cannot be a name: then it may
-// hold a password that a missing quote or escape has left there.
+// unknownParameter returns an error that names the parameter, unless that cannot be a name: it may
+// contain a password, because of a missing quote or escape.
 func unknownParameter(name string) error {
-	if len(name) > 63 || !only(name, letters+capitals+digits+"_.-") || !only(name[:1], letters+capitals+"_") {
-		return configerr.New("connection string", "has a parameter that cannot be one, for its name has other characters than letters, digits, '_', '-' and '.'; check quotes and escapes, and remove any password")
+	if len(name) > 63 || !consistsOf(name, lowercase+uppercase+digits+"_.-") || !consistsOf(name[:1], lowercase+uppercase+"_") {
+		return configerr.New("connection string", "has a parameter whose name contains other characters than letters, digits, '_', '-' and '.'; check quotes and escapes, and remove any password")
 	}
 	hint := ""
-	if known := closest(name); known != "" {
+	if known := closestParameter(name); known != "" {
 		hint = "did you mean " + known + "? If not, "
 	}
-	return configerr.New(name, "is not a parameter known here; %sset it in Config.Params if the server knows it, or remove it", hint)
+	return configerr.New(name, "is not a known parameter; %sset it in Config.Params if the server knows it, or remove it", hint)
 }
 
-// closest returns the accepted parameter that name was probably meant to be, or "".
-func closest(name string) string {
-	bare := strings.NewReplacer("_", "", "-", "")
+// closestParameter returns the parameter that name is probably a misspelling of, or "".
+func closestParameter(name string) string {
+	withoutDashes := strings.NewReplacer("_", "", "-", "")
 	name = strings.ToLower(name)
-	best, least := "", 3
+	best, bestDistance := "", 3
 	for _, known := range slices.Sorted(maps.Keys(parameters)) {
 		if parameters[known].refused != "" {
 			continue
 		}
-		d := editDistance(name, known)
-		if bare.Replace(name) == bare.Replace(known) {
-			d = 0
+		distance := editDistance(name, known)
+		if withoutDashes.Replace(name) == withoutDashes.Replace(known) {
+			distance = 0
 		}
-		if d < least {
-			best, least = known, d
+		if distance < bestDistance {
+			best, bestDistance = known, distance
 		}
 	}
 	return best
 }
 
-// editDistance is Levenshtein's, in bytes.
+// editDistance returns the Levenshtein distance, in bytes.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
@@ -329,18 +328,18 @@ func editDistance(a, b string) int {
 	return row[len(b)]
 }
 
-// shown quotes a value for an error, but not one that looks like a piece of a
-// URL, since such a piece may hold a password.
-func shown(value string) string {
+// quoteSafe quotes a value for an error, unless it looks like a part of a URL, which may contain a
+// password.
+func quoteSafe(value string) string {
 	if len(value) > 40 || strings.ContainsAny(value, "@:/") {
 		return "the value given"
 	}
 	return strconv.Quote(value)
 }
 
-// parseDuration reads whole seconds or a Go duration.
+// parseDuration parses whole seconds or a Go duration.
 func parseDuration(value string) (time.Duration, error) {
-	if only(value, digits) {
+	if consistsOf(value, digits) {
 		value += "s"
 	}
 	return time.ParseDuration(value)

@@ -11,29 +11,28 @@ import (
 )
 
 const (
-	// DSQL ends a connection after 60 minutes (AWS guide, "Quotas"). One is
-	// replaced after 50 to 58, so that a query begun at the last moment has time left and
-	// connections that were opened together do not end together.
+	// DSQL ends a connection after 60 minutes (AWS guide, "Quotas"). A pool replaces one after 50 to
+	// 58. So a query that starts at the end still has time, and connections that were opened
+	// together do not end together.
 	connLifetime       = 50 * time.Minute
 	connLifetimeJitter = 8 * time.Minute
 
-	// Idle connections count against the cluster's 10,000 as busy ones do.
+	// An idle connection counts against the cluster's quota of 10,000, so it does not stay for ever.
 	connIdleTime = 10 * time.Minute
 
-	// pgxpool's own threshold. It takes the time that a connection needed to open for
-	// idle time, so that one which was paced or retried would be pinged at once.
-	pingIdle = time.Second
+	// A connection that was idle for longer is pinged before it is used. pgxpool has the same
+	// threshold, but counts the time that connecting took as idle time.
+	pingAfterIdle = time.Second
 
-	// A connection that was idle and does not answer a ping for so long is replaced. A cluster answers
-	// within milliseconds; Lambda freezes a process, and its connections die meanwhile.
+	// A connection that does not answer a ping within this time is replaced. A cluster answers within
+	// milliseconds. A connection can die unnoticed while Lambda freezes the process.
 	pingTimeout = 5 * time.Second
 )
 
-// PoolConfig returns what pgxpool needs. What ConnConfig promises holds for
-// the ConnConfig in it. Connections are replaced after 50 to 58 minutes, since the service
-// ends them after 60, and closed after 10 idle minutes; a ping waits for 5 s. Params may say
-// otherwise. ctx bounds the reading of the AWS environment. The error is ErrConfig or
-// ErrCredentials.
+// PoolConfig returns the configuration of a pgxpool. Its ConnConfig is that of [Config.ConnConfig].
+// The pool replaces connections after 50 to 58 minutes, since DSQL ends them after 60. It closes them
+// after 10 minutes without use, and waits up to 5 s for the answer to a ping. Params may change these
+// times. ctx limits the reading of the AWS environment. The error is ErrConfig or ErrCredentials.
 func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	k, err := newConnector(ctx, c)
 	if err != nil {
@@ -47,20 +46,21 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		pool.MaxConnLifetime = connLifetime
 	}
 	if _, ok := c.Params["pool_max_conn_lifetime_jitter"]; !ok {
-		// Also where only the lifetime is given: a sixth of it, as above.
+		// If Params set only the lifetime, the jitter is the same share of it as by default.
 		pool.MaxConnLifetimeJitter = min(connLifetimeJitter, pool.MaxConnLifetime*4/25)
 	}
 	if _, ok := c.Params["pool_max_conn_idle_time"]; !ok {
 		pool.MaxConnIdleTime = connIdleTime
 	}
 
-	// pgxpool would wait for the network to give a dead connection up, with its place in the pool taken.
+	// Without a timeout, pgxpool waits until the network reports that a connection is dead, and the
+	// connection keeps its place in the pool until then.
 	if _, ok := c.Params["pool_ping_timeout"]; !ok {
 		pool.PingTimeout = pingTimeout
 	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
 		session, ok := p.Conn.PgConn().Conn().(*login.Session)
-		return p.IdleDuration > pingIdle && (!ok || time.Since(session.Opened) > pingIdle)
+		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(session.Opened) > pingAfterIdle)
 	}
 
 	cc := pool.ConnConfig
@@ -81,30 +81,29 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		cc.SSLNegotiation = "direct"
 	}
 	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
-	cc.LookupFunc = keepHostName
+	cc.LookupFunc = skipLookup
 	cc.DialFunc = lazyDial(k.dial)
 	cc.AfterNetConnect = k.afterNetConnect
-	// The login is done when pgx looks. Should somebody replace AfterNetConnect, the
-	// server asks pgx for a password, and this makes pgx say so instead of sending an empty one.
+	// pgx never gets a request for a password, because AfterNetConnect logs in. If a user replaced
+	// AfterNetConnect, pgx fails with an error that says so, instead of sending an empty password.
 	cc.RequireAuth = "none"
 	return pool, nil
 }
 
-// NewPool returns a pool. Like pgxpool's own constructor it opens no
-// connection yet, unless pool_min_conns or pool_min_idle_conns ask for some: what is
-// wrong with the network or the login shows at the first use. pgxpool connects
-// in the background, until ConnectTimeout: a caller whose context ends before
-// gets that context's error and nothing else. To learn the reason, set
-// ConnectTimeout below the deadlines of requests, or Logger or OnRetry. tune may
-// change the configuration first; an AfterNetConnect set there is called with a
-// connection that is logged in already.
+// NewPool returns a pool. Like pgxpool.NewWithConfig it does not wait for a connection, so problems
+// with the network or the login show at the first use. tune may change the configuration first; an
+// AfterNetConnect set there gets a connection that is logged in already.
+//
+// pgxpool connects in the background, until ConnectTimeout. A caller whose context ends earlier gets
+// only that context's error. To see the reason as well, set ConnectTimeout below the deadlines of
+// requests, or set Logger or OnRetry.
 func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgxpool.Pool, error) {
 	pool, err := c.PoolConfig(ctx)
 	if err != nil {
 		return nil, err
 	}
 	cc := pool.ConnConfig
-	tuneAroundLogin(cc, func() {
+	applyTune(cc, func() {
 		for _, f := range tune {
 			if f != nil {
 				f(pool)
@@ -112,10 +111,10 @@ func NewPool(ctx context.Context, c Config, tune ...func(*pgxpool.Config)) (*pgx
 		}
 	})
 	if pool.ConnConfig != cc {
-		return nil, configerr.New("tune", "replaced the pool's ConnConfig, and the login with it; change fields of the one that is there")
+		return nil, configerr.New("tune", "replaced the pool's ConnConfig, which makes the login; change its fields instead")
 	}
 	if pool.MaxConns < 1 {
-		return nil, configerr.New("tune", "sets MaxConns to %d; it is at least 1", pool.MaxConns)
+		return nil, configerr.New("tune", "sets MaxConns to %d; set it to at least 1", pool.MaxConns)
 	}
 	return pgxpool.NewWithConfig(ctx, pool)
 }

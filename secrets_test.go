@@ -20,9 +20,9 @@ import (
 	"github.com/dsqlgo/dsql"
 )
 
-// Nothing that a program may print shows a token, a signature, a secret key or
-// a session token: neither values, nor errors, nor logs.
-func TestNothingSecretIsShown(t *testing.T) {
+// No value, error or log that a program may print shows a token, a signature, a secret key or a
+// session token.
+func TestSecretsAreNotShown(t *testing.T) {
 	const sessionToken = "IQoJb3JpZ2luX2VjSESSION"
 	key := server.Credentials()
 	server.AllowKey("ASIASECRETS", key.SecretAccessKey, sessionToken)
@@ -134,7 +134,7 @@ func TestNothingSecretIsShown(t *testing.T) {
 	require.Contains(t, texts["Token %v"], "expires 20")
 }
 
-// recorder is a test that fails into a buffer.
+// recorder is a testing.T whose failures go to a buffer.
 type recorder struct{ bytes.Buffer }
 
 func (r *recorder) Errorf(format string, args ...any) { fmt.Fprintf(r, format, args...) }

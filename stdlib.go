@@ -18,10 +18,10 @@ import (
 
 func init() { sql.Register("dsql", sqlDriver{}) }
 
-// sqlDriver is what sql.Open("dsql", connString) uses.
+// sqlDriver is the driver of sql.Open("dsql", connString).
 type sqlDriver struct{}
 
-// OpenConnector parses the connection string once, when sql.Open is called.
+// OpenConnector is called by sql.Open, so the connection string is parsed once.
 func (sqlDriver) OpenConnector(connString string) (driver.Connector, error) {
 	c, err := ParseConfig(connString)
 	if err != nil {
@@ -30,7 +30,7 @@ func (sqlDriver) OpenConnector(connString string) (driver.Connector, error) {
 	return NewConnector(context.Background(), c)
 }
 
-// Open is for callers that know no driver.DriverContext; database/sql does.
+// Open implements driver.Driver. database/sql uses OpenConnector instead.
 func (d sqlDriver) Open(connString string) (driver.Conn, error) {
 	c, err := d.OpenConnector(connString)
 	if err != nil {
@@ -39,19 +39,18 @@ func (d sqlDriver) Open(connString string) (driver.Conn, error) {
 	return c.Connect(context.Background())
 }
 
-// NewConnector returns a connector for sql.OpenDB. Its connections are pgx's
-// (package stdlib) and are replaced after 50 to 58 minutes, as PoolConfig says.
-// The *pgx.Conn is reachable through sql.Conn.Raw:
+// NewConnector returns a connector for sql.OpenDB. Its connections are those of pgx's package stdlib.
+// They are replaced after 50 to 58 minutes, as in a pgx pool. The *pgx.Conn is reachable through
+// sql.Conn.Raw:
 //
 //	err := conn.Raw(func(driverConn any) error {
 //		pgxConn := driverConn.(interface{ Conn() *pgx.Conn }).Conn()
 //		…
 //	})
 //
-// tune may change the configuration first, as in Connect. Of the pool_…
-// settings in Params the connector heeds the connection's lifetime and its jitter;
-// OpenDB heeds the others that database/sql knows. The error is ErrConfig or
-// ErrCredentials.
+// tune may change the configuration first, as in Connect. Of the pool_… settings in Params the
+// connector uses those for the lifetime of connections and its jitter; OpenDB uses the others that
+// database/sql has. The error is ErrConfig or ErrCredentials.
 func NewConnector(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (driver.Connector, error) {
 	return newSQLConnector(ctx, c, tune)
 }
@@ -64,12 +63,12 @@ func newSQLConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 	return &sqlConnector{Connector: stdlib.GetConnector(*pool.ConnConfig), pool: pool}, nil
 }
 
-// OpenDB returns a database handle. Like sql.Open it opens no connection yet.
-// As in a pgx pool at most pool_max_conns of Params are open (no limit unless
-// set), and as many stay open when idle, for 10 minutes or pool_max_conn_idle_time;
-// database/sql by itself would close all but two, only to open them again
-// against the cluster's quota of new connections. SetMaxOpenConns and the like
-// may change that.
+// OpenDB returns a database handle. Like sql.Open it does not connect yet.
+//
+// At most pool_max_conns connections are open; without that parameter there is no limit. As many as a
+// pgx pool would have stay open when idle, for 10 minutes or pool_max_conn_idle_time. (By default
+// database/sql closes all but two, and each new one counts against the cluster's quota.)
+// SetMaxOpenConns and the like may change that.
 func OpenDB(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*sql.DB, error) {
 	connector, err := newSQLConnector(ctx, c, tune)
 	if err != nil {
@@ -100,7 +99,7 @@ func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	return &sqlConn{
 		stdlibConn:  conn.(*stdlib.Conn),
-		ends:        time.Now().Add(lifetime),
+		expires:     time.Now().Add(lifetime),
 		pingTimeout: c.pool.PingTimeout,
 		mode:        c.pool.ConnConfig.DefaultQueryExecMode,
 	}, nil
@@ -108,43 +107,47 @@ func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 
 func (c *sqlConnector) Driver() driver.Driver { return sqlDriver{} }
 
-// sqlConn is a pgx connection for database/sql that is replaced in time. It also has the last word on
-// driver.ErrBadConn, at which database/sql runs a statement again: package stdlib returns that for
-// every error that pgx calls safe to retry, and pgx v5.12 calls "conn closed" so even when the
-// connection ended after a query was sent by the simple protocol. What may have been applied is not an ErrBadConn.
+// sqlConn is a pgx connection for database/sql. It differs from that of package stdlib in two ways.
+//
+// It expires, so that database/sql replaces it before DSQL ends it.
+//
+// It returns driver.ErrBadConn only if the statement was not sent, since database/sql then runs the
+// statement again. Package stdlib returns ErrBadConn for every error that pgx calls safe to retry, and
+// pgx v5.12 says that of "conn closed" even if the connection ended after a query was sent by the
+// simple protocol.
 type sqlConn struct {
 	*stdlibConn
-	ends        time.Time
+	expires     time.Time
 	pingTimeout time.Duration
 	mode        pgx.QueryExecMode
 }
 
-// An embedded stdlib.Conn would be a field named Conn and hide the method.
+// An embedded stdlib.Conn would be a field named Conn, which hides the method of that name.
 type stdlibConn = stdlib.Conn
 
-// IsValid is asked when a connection goes back to the pool (driver.Validator).
+// IsValid is called when a connection returns to the pool (driver.Validator).
 func (c *sqlConn) IsValid() bool {
-	return time.Now().Before(c.ends) && !c.Conn().IsClosed()
+	return time.Now().Before(c.expires) && !c.Conn().IsClosed()
 }
 
-// BeginTx refuses an isolation level that DSQL would refuse.
+// BeginTx refuses the isolation levels that DSQL does not have.
 func (c *sqlConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	switch level := sql.IsolationLevel(opts.Isolation); level {
 	case sql.LevelDefault, sql.LevelRepeatableRead, sql.LevelSnapshot:
 		return c.stdlibConn.BeginTx(ctx, opts)
 	default:
-		return nil, configerr.New("sql.TxOptions.Isolation", "is %s; DSQL has repeatable read only, so leave it at the default", level)
+		return nil, configerr.New("sql.TxOptions.Isolation", "is %s; DSQL has only repeatable read, so leave it at the default", level)
 	}
 }
 
-// ResetSession is asked before a connection is used again, which may be long
-// after it went back.
+// ResetSession is called before a connection is used again, perhaps long after it returned to the
+// pool. It pings one that was idle for a second.
 func (c *sqlConn) ResetSession(ctx context.Context) error {
 	if !c.IsValid() {
 		return driver.ErrBadConn
 	}
 	if c.pingTimeout > 0 {
-		// It pings what was idle for a second, which a dead network would let last until ctx ends.
+		// On a dead network the ping would last until ctx ends.
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, c.pingTimeout)
 		defer cancel()
@@ -152,8 +155,8 @@ func (c *sqlConn) ResetSession(ctx context.Context) error {
 	return c.stdlibConn.ResetSession(ctx)
 }
 
-// ExecContext is stdlib's but for the errors that are ErrBadConn. Without arguments it is
-// simple protocol, in every mode.
+// ExecContext is that of stdlib, but returns ErrBadConn only if the statement was not sent. It does
+// not call stdlib's, since pgx uses the simple protocol for an Exec without arguments in every mode.
 func (c *sqlConn) ExecContext(ctx context.Context, query string, named []driver.NamedValue) (driver.Result, error) {
 	if c.Conn().IsClosed() {
 		return nil, driver.ErrBadConn
@@ -169,7 +172,8 @@ func (c *sqlConn) ExecContext(ctx context.Context, query string, named []driver.
 	return driver.RowsAffected(tag.RowsAffected()), err
 }
 
-// QueryContext is stdlib's, but by the simple protocol there is no telling what its ErrBadConn was.
+// QueryContext is that of stdlib, but never returns ErrBadConn for the simple protocol, with which
+// stdlib's may mean that the query was sent.
 func (c *sqlConn) QueryContext(ctx context.Context, query string, named []driver.NamedValue) (driver.Rows, error) {
 	if c.Conn().IsClosed() {
 		return nil, driver.ErrBadConn

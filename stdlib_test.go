@@ -57,7 +57,7 @@ func TestOpenDBPool(t *testing.T) {
 	defer db.Close()
 	require.Equal(t, 3, db.Stats().MaxOpenConnections)
 
-	// As many stay open as were; database/sql would keep two.
+	// All stay open; by default database/sql would keep two.
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
@@ -69,8 +69,8 @@ func TestOpenDBPool(t *testing.T) {
 	require.Equal(t, 3, db.Stats().Idle)
 }
 
-// Connections end at their lifetime, each at its own: the ones in use when they
-// go back, the idle ones when they are asked for.
+// Connections are closed at the end of their lifetime, when they return to the pool or are taken
+// from it.
 func TestOpenDBLifetime(t *testing.T) {
 	pid := func(t *testing.T, db *sql.DB) (pid int) {
 		t.Helper()
@@ -121,7 +121,7 @@ func TestSQLConnHonoursContext(t *testing.T) {
 	require.NoError(t, db.PingContext(t.Context()))
 }
 
-// A connection that ends while a statement commits by itself: database/sql must not run the statement again.
+// A connection ends while a statement commits: database/sql must not run the statement again.
 func TestSQLConnAppliesOnce(t *testing.T) {
 	s := dsqltest.New(t)
 	tables := 0
@@ -172,7 +172,8 @@ func TestSQLConnAppliesOnce(t *testing.T) {
 	}
 }
 
-// The same where not a byte of the answer comes, by which a query through the simple protocol looks unsent to pgx.
+// The same if no byte of the answer comes. With the simple protocol pgx then takes the query for
+// unsent.
 func TestSQLConnQueriesOnce(t *testing.T) {
 	s := dsqltest.New(t)
 	for _, effect := range []dsqltest.Effect{dsqltest.HangUp, dsqltest.Reset, dsqltest.Garbage} {
@@ -201,7 +202,7 @@ func TestSQLConnQueriesOnce(t *testing.T) {
 	}
 }
 
-// As with pgxpool, a pool_ping_timeout of 0 is no bound.
+// As with pgxpool, a pool_ping_timeout of 0 means no limit.
 func TestSQLConnPingUnbounded(t *testing.T) {
 	c := server.Config()
 	c.Params = map[string]string{"pool_ping_timeout": "0s"}
@@ -213,7 +214,7 @@ func TestSQLConnPingUnbounded(t *testing.T) {
 	require.NoError(t, conn.(driver.SessionResetter).ResetSession(t.Context()))
 }
 
-// A connection that died while it was idle is pinged before it is used again, and not for longer than pool_ping_timeout.
+// The ping of a connection that died while idle ends after pool_ping_timeout.
 func TestSQLConnPingTimeout(t *testing.T) {
 	s := dsqltest.New(t)
 	c := s.Config()

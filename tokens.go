@@ -20,46 +20,42 @@ import (
 const (
 	defaultTokenLifetime = 15 * time.Minute
 
-	// A token is replaced in the background once this share of its life is
-	// gone: three minutes before the end of the default 15, long enough for STS
-	// to be down for a while and recover unnoticed.
+	// A token is replaced in the background after this share of its lifetime. With the default of
+	// 15 minutes, three are left, in which an outage of STS goes unnoticed.
 	refreshShare = 0.8
 
-	// A token with less left than its margin is never handed out: a tenth of its life,
-	// at most 30 s, which is what the default ConnectTimeout may spend between
-	// taking a token and the server's look at it.
+	// A token is not used when less than its margin is left: a tenth of its lifetime, at most 30 s.
+	// With the default ConnectTimeout, so much time may pass until the server checks the token.
 	marginShare = 0.1
 	maxMargin   = 30 * time.Second
 
-	// One signing, calls to STS or the instance's metadata included, is given up after this.
+	// A signing may take this long, calls to STS or the instance's metadata service included.
 	signTimeout = 30 * time.Second
 
-	// A token that was fresh is taken for fresh this much longer without another look
-	// at the wall clock, which costs twice what the monotonic clock does. A
-	// machine that slept meanwhile is noticed by the next look.
-	lookEvery = time.Millisecond
+	// A fresh token is checked against the wall clock at most this often, since reading the
+	// monotonic clock takes half the time. If the machine slept, the next check notices that.
+	checkEvery = time.Millisecond
 
-	// After a failed refresh, while the old token is still good, the next one
-	// waits for this share of the token's life, at most 10 s.
+	// After a failed refresh, while the old token is still valid, the next refresh waits for this
+	// share of the token's lifetime, at most 10 s.
 	retryShare    = 0.02
 	maxRetryDelay = 10 * time.Second
 )
 
-// Token is a signed IAM token. Printing, logging or marshalling one shows
-// nothing secret; only Reveal does.
+// Token is a signed IAM token. Printing, logging or marshalling one shows no secret; only Reveal
+// does.
 type Token struct {
-	// A func, since a printer that walks unexported fields stops at one.
+	// A func, since printers that show unexported fields do not call funcs.
 	reveal func() string
 
-	// Unix time in nanoseconds: when it was signed, is to be replaced, has only its
-	// margin left, and expires. Wall-clock time, since a monotonic clock
-	// stands still while a laptop sleeps or a Lambda is frozen.
-	signed, aging, dead, expires int64
+	// Unix times in nanoseconds: when it was signed, is to be refreshed, is no longer used, and
+	// expires. They are wall-clock times, since the monotonic clock stops while a laptop sleeps or
+	// a Lambda is frozen.
+	signed, refreshAt, unusableAt, expires int64
 }
 
-// Reveal returns the token itself: the password that the server asks for. It
-// is as good as one until it expires, so keep it out of logs, URLs and
-// command lines.
+// Reveal returns the token itself, which is the password for the server until it expires. Keep it
+// out of logs, URLs and command lines.
 func (t Token) Reveal() string {
 	if t.reveal == nil {
 		return ""
@@ -67,11 +63,11 @@ func (t Token) Reveal() string {
 	return t.reveal()
 }
 
-// Expires returns when the server stops taking the token for new connections,
-// to the second. Open connections are not affected.
+// Expires returns when the token expires, to the second. Then the server refuses it for new
+// connections; open connections are not affected.
 func (t Token) Expires() time.Time { return time.Unix(0, t.expires) }
 
-// String says when the token expires, and nothing secret.
+// String says when the token expires. It does not contain the token.
 func (t Token) String() string {
 	if t.reveal == nil {
 		return "no DSQL token"
@@ -79,67 +75,64 @@ func (t Token) String() string {
 	return "DSQL token, expires " + t.Expires().UTC().Format(time.RFC3339)
 }
 
-// Format keeps every verb to String.
+// Format prints String for every verb.
 func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
 
-// MarshalText marshals String, for encoding/json and its like.
+// MarshalText returns String, for encoding/json and the like.
 func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// LogValue logs String.
+// LogValue returns String.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 
-func (t Token) life() time.Duration { return time.Duration(t.expires - t.signed) }
+func (t Token) lifetime() time.Duration { return time.Duration(t.expires - t.signed) }
 
-// good tells whether the token may be handed out at now. A clock that was set
-// back to before the signing makes it worthless: it was signed for a time that
-// has not come.
-func (t *Token) good(now int64) bool { return t.signed <= now && now < t.dead }
+// usable reports whether the token may be used at now. It may not if the clock was set back to
+// before the signing: then the token is not valid yet.
+func (t *Token) usable(now int64) bool { return t.signed <= now && now < t.unusableAt }
 
-// TokenSource signs tokens for one user of one cluster and keeps the current
-// one. It is safe for concurrent use. It has no goroutine of its own and needs
-// no closing: what it starts ends within 30 seconds.
+// TokenSource signs tokens for one user of one cluster and keeps the current one. It is safe for
+// concurrent use and needs no closing. It has no goroutine between signings.
 //
-// The current token is in one of three ages, which decide what a call does:
+// The state of the current token decides what a call does:
 //
-//	fresh: until 80 % of its life is gone     handed out
-//	aging: until its margin before the end    handed out; one refresh runs in the background
-//	dead:  then, or when there is none        calls wait for one signing, together
+//	fresh      until 80 % of its lifetime   the call returns it
+//	aging      until its margin is left     the call returns it; one refresh runs in the background
+//	unusable   then, or if there is none    all calls wait for one signing
 //
-// A refresh that fails leaves an aging token in use and is tried again a
-// little later; for a dead one the waiting calls get the error, and the next call
-// tries again.
+// If a refresh fails, the aging token stays in use and the next refresh runs a little later. If
+// there is no usable token, the waiting calls get the error, and the next call signs again.
 type TokenSource struct {
-	// sign makes a new token. It is a func, which hides the credentials from
-	// anything that prints a TokenSource.
+	// sign signs a new token. It is a func, since printers that show unexported fields do not call
+	// funcs, and so do not show the credentials.
 	sign     func(ctx context.Context) (Token, error)
 	observer observer
 	current  atomic.Pointer[Token]
 
-	began  time.Time    // when the source was made
-	looked atomic.Int64 // how long after that the current token was last seen to be fresh
+	created time.Time
+	checked atomic.Int64 // when the current token was last found fresh, in ns after created
 
-	mu       sync.Mutex // guards what follows
-	flight   *flight    // the signing under way
-	retryAt  int64      // no background refresh before (Unix time in ns)
-	rejected int64      // when the last dropped token was signed
+	mu       sync.Mutex // guards the fields below
+	signing  *signing   // in progress, or nil
+	retryAt  int64      // no background refresh before this Unix time in ns
+	rejected int64      // when the last rejected token was signed
 }
 
-// flight is one signing that any number of calls wait for.
-type flight struct {
+// signing is one signing, which any number of calls wait for.
+type signing struct {
 	done   chan struct{} // closed when token and err are set
 	token  *Token
 	err    error
 	cancel context.CancelFunc
 
-	// The calls that still wait, guarded by the source's mu. When the last one
-	// gives up, a signing that was started for them is cancelled.
+	// waiting counts the calls that wait for it, and is guarded by the source's mu. When it reaches
+	// 0, the signing is cancelled, unless it is a background refresh.
 	waiting    int
 	background bool
 }
 
-// NewTokenSource returns the source of the tokens that c's connections use. It
-// reads the AWS environment where c leaves that open, but signs nothing yet;
-// ctx bounds only this reading. The error is ErrConfig or ErrCredentials.
+// NewTokenSource returns a source of the tokens that c's connections use. It reads the AWS
+// environment for what c does not say, but does not sign yet; ctx limits only this reading. The
+// error is ErrConfig or ErrCredentials.
 func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
 	k, err := newConnector(ctx, c)
 	if err != nil {
@@ -149,8 +142,8 @@ func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
 }
 
 func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, observer observer) *TokenSource {
-	s := &TokenSource{observer: observer, began: time.Now()}
-	s.looked.Store(-int64(lookEvery))
+	s := &TokenSource{observer: observer, created: time.Now()}
+	s.checked.Store(-int64(checkEvery))
 	generate := auth.GenerateDbConnectAuthToken
 	if user == adminUser {
 		generate = auth.GenerateDBConnectAdminAuthToken
@@ -164,10 +157,9 @@ func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string
 	return s
 }
 
-// Token returns a token that is good for at least its margin: a tenth of its
-// life, at most 30 s. It waits only when there is no good token, until ctx ends
-// or the one signing that all callers share is done. The error is
-// ErrCredentials, or ctx's.
+// Token returns a token that is valid for at least a tenth of its lifetime, or 30 s if that is
+// less. It waits only if there is no such token, until the signing that all callers share ends or
+// ctx does. The error is ErrCredentials or ctx's.
 func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 	t, err := s.get(ctx)
 	if err != nil {
@@ -178,13 +170,13 @@ func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 
 func (s *TokenSource) get(ctx context.Context) (*Token, error) {
 	if t := s.current.Load(); t != nil {
-		elapsed := int64(time.Since(s.began))
-		if elapsed-s.looked.Load() < int64(lookEvery) {
+		elapsed := int64(time.Since(s.created))
+		if elapsed-s.checked.Load() < int64(checkEvery) {
 			return t, nil
 		}
-		if now := time.Now().UnixNano(); t.good(now) {
-			if now < t.aging {
-				s.looked.Store(elapsed)
+		if now := time.Now().UnixNano(); t.usable(now) {
+			if now < t.refreshAt {
+				s.checked.Store(elapsed)
 			} else {
 				s.refresh(ctx, now)
 			}
@@ -194,26 +186,26 @@ func (s *TokenSource) get(ctx context.Context) (*Token, error) {
 	return s.wait(ctx)
 }
 
-// refresh starts a background signing, unless one is under way or has just failed.
+// refresh starts a signing in the background, unless one is in progress or has just failed.
 func (s *TokenSource) refresh(ctx context.Context, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flight == nil && now >= s.retryAt {
+	if s.signing == nil && now >= s.retryAt {
 		s.start(ctx).background = true
 	}
 }
 
-// wait joins the signing under way, or starts one.
+// wait waits for the signing in progress, or starts one.
 func (s *TokenSource) wait(ctx context.Context) (*Token, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("dsql: waiting for a token: %w", err)
 	}
 	s.mu.Lock()
-	if t := s.current.Load(); t != nil && t.good(time.Now().UnixNano()) {
+	if t := s.current.Load(); t != nil && t.usable(time.Now().UnixNano()) {
 		s.mu.Unlock()
 		return t, nil
 	}
-	f := s.flight
+	f := s.signing
 	if f == nil {
 		f = s.start(ctx)
 	}
@@ -229,20 +221,19 @@ func (s *TokenSource) wait(ctx context.Context) (*Token, error) {
 		f.waiting--
 		if f.waiting == 0 && !f.background {
 			f.cancel()
-			if s.flight == f {
-				s.flight = nil // later calls must not join a signing that is cancelled
+			if s.signing == f {
+				s.signing = nil // later calls must not wait for a cancelled signing
 			}
 		}
 		return nil, fmt.Errorf("dsql: waiting for a token: %w", ctx.Err())
 	}
 }
 
-// start begins a signing that outlives its caller's context but keeps its
-// values. s.mu is held.
-func (s *TokenSource) start(ctx context.Context) *flight {
+// start starts a signing, which does not end with ctx but has its values. s.mu must be held.
+func (s *TokenSource) start(ctx context.Context) *signing {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signTimeout)
-	f := &flight{done: make(chan struct{}), cancel: cancel}
-	s.flight = f
+	f := &signing{done: make(chan struct{}), cancel: cancel}
+	s.signing = f
 	go func() {
 		defer cancel()
 		began := time.Now()
@@ -252,8 +243,8 @@ func (s *TokenSource) start(ctx context.Context) *flight {
 	return f
 }
 
-// finish ends a signing: it stores the token and wakes the calls that wait for it.
-func (s *TokenSource) finish(ctx context.Context, f *flight, token Token, err error, took time.Duration) {
+// finish stores the result of a signing and wakes the calls that wait for it.
+func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err error, took time.Duration) {
 	s.mu.Lock()
 	if err == nil {
 		f.token = &token
@@ -261,11 +252,11 @@ func (s *TokenSource) finish(ctx context.Context, f *flight, token Token, err er
 	} else {
 		f.err = err
 		if old := s.current.Load(); old != nil {
-			s.retryAt = time.Now().Add(min(share(retryShare, old.life()), maxRetryDelay)).UnixNano()
+			s.retryAt = time.Now().Add(min(fraction(retryShare, old.lifetime()), maxRetryDelay)).UnixNano()
 		}
 	}
-	if s.flight == f {
-		s.flight = nil
+	if s.signing == f {
+		s.signing = nil
 	}
 	s.mu.Unlock()
 	defer close(f.done)
@@ -276,10 +267,9 @@ func (s *TokenSource) finish(ctx context.Context, f *flight, token Token, err er
 	s.observer.token(ctx, e)
 }
 
-// drop forgets a token that the server refused, unless it is already replaced.
-// The next one is signed in a later second, since two tokens of one second
-// are the same.
-func (s *TokenSource) drop(t *Token) {
+// discard removes a token that the server refused, unless it was replaced already. The next token
+// is signed in a later second, since two tokens of the same second are equal.
+func (s *TokenSource) discard(t *Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.current.CompareAndSwap(t, nil) {
@@ -293,10 +283,10 @@ func (s *TokenSource) rejectedAt() int64 {
 	return s.rejected
 }
 
-// signToken asks for credentials and signs, again where what came out is over too soon
-// for reasons that pass within a second: credentials about to be replaced,
-// a token of one second signed late in it (tokens count whole seconds), or one
-// of the same second as the token that the server rejected.
+// signToken retrieves credentials and signs a token. It does so again if the token is not usable
+// for a reason that ends within a second: the credentials are about to be replaced, a token with a
+// lifetime of a second was signed late in that second (tokens count whole seconds), or the token
+// was signed in the same second as the one that the server rejected.
 func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected int64, generate func(aws.Credentials) (string, error)) (Token, error) {
 	for {
 		creds, err := awsconfig.Retrieve(ctx, provider)
@@ -304,8 +294,8 @@ func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected i
 			return Token{}, err
 		}
 		if left := time.Until(creds.Expires); creds.CanExpire && left < time.Second {
-			// Too short for a token. The next ones are asked for when these are over, since a
-			// cache returns these until then.
+			// Too short for a token. Retrieve again when they have expired, since a cache returns
+			// them until then.
 			if err := sleep(ctx, left); err != nil {
 				return Token{}, fmt.Errorf("%w: those from %s expire within a second: %w", ErrCredentials, awsconfig.SourceOf(creds), err)
 			}
@@ -321,7 +311,7 @@ func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected i
 			return Token{}, err
 		}
 		now := time.Now()
-		if token.signed != rejected && token.good(now.UnixNano()) {
+		if token.signed != rejected && token.usable(now.UnixNano()) {
 			return token, nil
 		}
 		if err := sleep(ctx, time.Second-time.Duration(now.Nanosecond())); err != nil {
@@ -330,7 +320,7 @@ func signToken(ctx context.Context, provider aws.CredentialsProvider, rejected i
 	}
 }
 
-// sleep waits for d, or until ctx ends; then it returns its error.
+// sleep waits for d. If ctx ends first, it returns ctx's error.
 func sleep(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -342,8 +332,8 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// newToken reads a token's times from the token itself, since the signer
-// shortens its life to that of the credentials. Its errors say nothing of the text.
+// newToken takes a token's times from its text, since the signer shortens its lifetime to that of
+// the credentials. Its errors do not contain the text.
 func newToken(text string) (Token, error) {
 	u, err := url.Parse("https://" + text)
 	if err != nil {
@@ -352,20 +342,20 @@ func newToken(text string) (Token, error) {
 	query := u.Query()
 	signed, dateErr := time.Parse("20060102T150405Z", query.Get("X-Amz-Date"))
 	seconds, expiresErr := strconv.Atoi(query.Get("X-Amz-Expires"))
-	// Beyond SigV4's seven days, or outside the years that Unix nanoseconds reach, times would wrap
-	// around. A life of no second is that of credentials which ended while it was signed.
+	// Times beyond SigV4's seven days, or outside the years that Unix nanoseconds reach, would
+	// overflow. The lifetime is 0 if the credentials expired during the signing.
 	if dateErr != nil || expiresErr != nil || seconds < 0 || seconds > int(maxTokenLifetime/time.Second) || signed.Year() < 1970 || signed.Year() > 2200 {
 		return Token{}, fmt.Errorf("dsql: the signer returned a token without a date and a lifetime")
 	}
 	life := time.Duration(seconds) * time.Second
 	expires := signed.Add(life)
 	return Token{
-		reveal:  func() string { return text },
-		signed:  signed.UnixNano(),
-		aging:   signed.Add(share(refreshShare, life)).UnixNano(),
-		dead:    expires.Add(-min(share(marginShare, life), maxMargin)).UnixNano(),
-		expires: expires.UnixNano(),
+		reveal:     func() string { return text },
+		signed:     signed.UnixNano(),
+		refreshAt:  signed.Add(fraction(refreshShare, life)).UnixNano(),
+		unusableAt: expires.Add(-min(fraction(marginShare, life), maxMargin)).UnixNano(),
+		expires:    expires.UnixNano(),
 	}, nil
 }
 
-func share(of float64, d time.Duration) time.Duration { return time.Duration(of * float64(d)) }
+func fraction(f float64, d time.Duration) time.Duration { return time.Duration(f * float64(d)) }

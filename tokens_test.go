@@ -26,7 +26,7 @@ var (
 	silent       = newObserver(Config{})
 )
 
-// provider is a credentials provider that tests steer.
+// provider is a credentials provider whose results tests choose.
 type provider struct {
 	calls atomic.Int64
 	next  func(ctx context.Context, call int64) (aws.Credentials, error)
@@ -44,7 +44,7 @@ func testSource(p aws.CredentialsProvider, lifetime time.Duration) *TokenSource 
 	return newTokenSource(p, testEndpoint, adminUser, lifetime, silent)
 }
 
-func TestTokenSaysWhatTheServerChecks(t *testing.T) {
+func TestTokenContents(t *testing.T) {
 	for user, action := range map[string]string{"admin": "DbConnectAdmin", "app": "DbConnect", "Admin": "DbConnect"} {
 		s := newTokenSource(credentials.NewStaticCredentialsProvider(testKey, testSecret, "session"), testEndpoint, user, 10*time.Minute, silent)
 		before := time.Now().Truncate(time.Second)
@@ -64,8 +64,8 @@ func TestTokenSaysWhatTheServerChecks(t *testing.T) {
 	}
 }
 
-// A token is kept while fresh, replaced in the background while aging, and
-// waited for when dead.
+// A fresh token is kept, an aging one is refreshed in the background, and calls wait for a new one
+// when it is unusable.
 func TestTokenIsRefreshedAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := &provider{}
@@ -92,7 +92,7 @@ func TestTokenIsRefreshedAhead(t *testing.T) {
 		require.NoError(t, err)
 		require.NotEqual(t, first.Reveal(), second.Reveal())
 
-		// Dead: nobody asked in time.
+		// Unusable: there was no call while it was aging.
 		time.Sleep(time.Hour)
 		third, err := s.Token(t.Context())
 		require.NoError(t, err)
@@ -101,7 +101,7 @@ func TestTokenIsRefreshedAhead(t *testing.T) {
 	})
 }
 
-// Whatever the lifetime, and whenever a call comes, its token has the margin left.
+// Every returned token has its margin left.
 func TestTokenMargin(t *testing.T) {
 	for _, lifetime := range []time.Duration{time.Second, 2 * time.Second, 5 * time.Second, time.Minute, 15 * time.Minute, 7 * 24 * time.Hour} {
 		t.Run(lifetime.String(), func(t *testing.T) {
@@ -147,7 +147,7 @@ func TestTokenOneSigningForAll(t *testing.T) {
 	})
 }
 
-func TestTokenCancelledCallerLeavesAlone(t *testing.T) {
+func TestTokenCallerCancelled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		signed := make(chan struct{})
 		ended := make(chan error, 1)
@@ -168,7 +168,7 @@ func TestTokenCancelledCallerLeavesAlone(t *testing.T) {
 			return result
 		}
 
-		// The one that started it leaves; the other gets its token.
+		// The call that started it is cancelled; the other gets its token.
 		ctx, cancel := context.WithCancel(t.Context())
 		starter, other := call(ctx), call(t.Context())
 		cancel()
@@ -177,7 +177,7 @@ func TestTokenCancelledCallerLeavesAlone(t *testing.T) {
 		require.NoError(t, <-other)
 		require.EqualValues(t, 1, p.calls.Load())
 
-		// All leave: the signing is cancelled, and the next call gets one of its own.
+		// All are cancelled: the signing is too, and the next call starts another.
 		time.Sleep(time.Hour)
 		ctx, cancel = context.WithCancel(t.Context())
 		a, b := call(ctx), call(ctx)
@@ -199,9 +199,8 @@ func TestTokenCancelledCallerLeavesAlone(t *testing.T) {
 	})
 }
 
-// The provider is down for longer than the refresh takes, then for longer than
-// the token lives: first nobody notices, then the error is ErrCredentials, then
-// it recovers by itself.
+// The provider fails while the token is aging, which goes unnoticed. When the token is unusable,
+// the error is ErrCredentials. After that the source recovers.
 func TestTokenProviderDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var down atomic.Bool
@@ -251,7 +250,7 @@ func TestTokenEndsWithItsCredentials(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, expires.Truncate(time.Second), token.Expires().In(time.Local))
 
-		// Right up to their end and past it, without an error.
+		// No error until the credentials expire, nor after that.
 		for range 12000 {
 			token, err := s.Token(t.Context())
 			require.NoError(t, err)
@@ -270,7 +269,7 @@ func TestTokenBadCredentials(t *testing.T) {
 		}{
 			"empty":   {aws.Credentials{}, "empty"},
 			"expired": {aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret, CanExpire: true, Expires: time.Now().Add(-time.Second)}, "expired at 1999-12-31T23:59:59Z; renew"},
-			// They do not come back renewed when their last moment is over.
+			// The provider does not renew them.
 			"about to expire": {aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret, CanExpire: true, Expires: time.Now().Add(time.Second / 2)}, "expired at"},
 		} {
 			s := testSource(&provider{next: func(context.Context, int64) (aws.Credentials, error) { return c.credentials, nil }}, time.Minute)
@@ -282,18 +281,18 @@ func TestTokenBadCredentials(t *testing.T) {
 	})
 }
 
-// What replaces a dropped token is another one, even within its second.
-func TestTokenDrop(t *testing.T) {
+// A discarded token is replaced by a different one, even within its second.
+func TestTokenDiscard(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := testSource(&provider{}, time.Minute)
 		first, err := s.get(t.Context())
 		require.NoError(t, err)
-		s.drop(first)
+		s.discard(first)
 		second, err := s.get(t.Context())
 		require.NoError(t, err)
 		require.NotEqual(t, first.Reveal(), second.Reveal())
 
-		s.drop(first) // late news of the first one
+		s.discard(first) // was replaced already
 		third, err := s.get(t.Context())
 		require.NoError(t, err)
 		require.Same(t, second, third)
@@ -304,11 +303,11 @@ func TestTokenAfterTheClockWasSetBack(t *testing.T) {
 	now := time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 	token, err := newToken(public + "/?X-Amz-Date=20260101T120000Z&X-Amz-Expires=900")
 	require.NoError(t, err)
-	require.True(t, token.good(now.UnixNano()))
-	require.False(t, token.good(now.Add(-time.Second).UnixNano()), "signed for a time that has not come")
+	require.True(t, token.usable(now.UnixNano()))
+	require.False(t, token.usable(now.Add(-time.Second).UnixNano()), "not valid yet")
 }
 
-// A signing that hangs is given up, whoever waits.
+// A signing ends after signTimeout even if the caller has no deadline.
 func TestTokenSigningIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := testSource(&provider{next: func(ctx context.Context, _ int64) (aws.Credentials, error) {
@@ -322,8 +321,8 @@ func TestTokenSigningIsBounded(t *testing.T) {
 	})
 }
 
-// Credentials may end while a token is signed with them, which leaves it no second.
-func TestTokenWithoutLife(t *testing.T) {
+// Credentials that expire during the signing make a token with a lifetime of 0.
+func TestTokenLifetimeZero(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		signed := 0
 		token, err := signToken(t.Context(), &provider{}, 0, func(aws.Credentials) (string, error) {
@@ -340,8 +339,8 @@ func TestTokenWithoutLife(t *testing.T) {
 	})
 }
 
-// FuzzNewToken: whatever the signer returns is a token whose ages follow each other, or an error that
-// shows nothing of it.
+// FuzzNewToken checks that any text gives a token whose times are in order, or an error that does
+// not show the text.
 func FuzzNewToken(f *testing.F) {
 	token, err := testSource(&provider{}, time.Minute).Token(context.Background())
 	require.NoError(f, err)
@@ -362,10 +361,10 @@ func FuzzNewToken(f *testing.F) {
 		}
 		require.Equal(t, text, token.Reveal())
 		require.LessOrEqual(t, token.signed, token.expires)
-		require.LessOrEqual(t, token.signed, token.aging)
-		require.LessOrEqual(t, token.aging, token.expires)
-		require.LessOrEqual(t, token.dead, token.expires)
-		require.LessOrEqual(t, token.signed, token.dead)
+		require.LessOrEqual(t, token.signed, token.refreshAt)
+		require.LessOrEqual(t, token.refreshAt, token.expires)
+		require.LessOrEqual(t, token.unusableAt, token.expires)
+		require.LessOrEqual(t, token.signed, token.unusableAt)
 		require.NotContains(t, token.String(), text)
 	})
 }

@@ -1,7 +1,5 @@
 package dsqltest
 
-import "errors"
-
 // CommitFault is what becomes of one commit: a COMMIT, of whatever
 // transaction, or the end of a statement that writes outside of one.
 type CommitFault uint8
@@ -67,47 +65,4 @@ func (s *Server) nextCommitFault() CommitFault {
 		return NoFault
 	}
 	return next()
-}
-
-// errCut ends a session whose connection is to be cut.
-var errCut = errors.New("cut at a commit")
-
-func (s *Server) count(update func(*TransactionCounts)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	update(&s.transactions)
-}
-
-// applied counts a commit, and tells every other session of a changed schema.
-func (s *Server) applied(session *session, defined bool) {
-	if !session.internal {
-		s.count(func(c *TransactionCounts) { c.Applied++ })
-	}
-	if defined {
-		s.redefined(session)
-	}
-}
-
-// redefined tells every other session of session's namespace that the schema has changed.
-func (s *Server) redefined(session *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// A session that has missed another's change still has to hear of that.
-	if session.schema == s.versions[session.namespace] {
-		session.schema++
-	}
-	s.versions[session.namespace]++
-}
-
-// outdated reports whether the schema has changed since session last asked.
-func (s *Server) outdated(session *session) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	version := s.versions[session.namespace]
-	if session.schema == version {
-		return false
-	}
-	session.schema = version
-	s.transactions.SchemaConflicts++
-	return true
 }

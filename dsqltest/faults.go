@@ -121,10 +121,10 @@ func (s *Server) nextFault(webSocketOnly bool) Fault {
 	return next()
 }
 
-// faulty is a connection that a client's fault strikes as the server writes to
+// faultyConn is a connection that a client's fault strikes as the server writes to
 // it. What is written afterwards goes nowhere, and the server finds out as it
 // would otherwise: the client leaves.
-type faulty struct {
+type faultyConn struct {
 	net.Conn
 	client *client
 
@@ -138,14 +138,14 @@ func (c *client) wrap(conn net.Conn, first, last Phase) net.Conn {
 	if !c.fault.strikes(first, last) {
 		return conn
 	}
-	return &faulty{Conn: conn, client: c}
+	return &faultyConn{Conn: conn, client: c}
 }
 
 func (f Fault) strikes(first, last Phase) bool {
 	return f.Effect != 0 && f.Effect != SkipPassword && first <= f.Phase && f.Phase <= last
 }
 
-func (f *faulty) Write(p []byte) (int, error) {
+func (f *faultyConn) Write(p []byte) (int, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.client
@@ -168,7 +168,7 @@ func (f *faulty) Write(p []byte) (int, error) {
 }
 
 // CloseWrite is TLS's or TCP's, which net.Conn does not have.
-func (f *faulty) CloseWrite() error {
+func (f *faultyConn) CloseWrite() error {
 	if f.client.struck.Load() {
 		return nil
 	}

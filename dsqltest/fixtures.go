@@ -8,11 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -43,7 +46,7 @@ func (s *Server) Schema(tb testing.TB) dsql.Config {
 	ctx, cancel := context.WithTimeout(tb.Context(), schemaTimeout)
 	defer cancel()
 	name := "test_" + strings.ToLower(rand.Text()[:16])
-	if err := s.postgres.exec(ctx, fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s; GRANT USAGE ON SCHEMA %[1]s TO PUBLIC", name, adminRole)); err != nil {
+	if err := s.postgres.Exec(ctx, fmt.Sprintf("CREATE SCHEMA %s AUTHORIZATION %s; GRANT USAGE ON SCHEMA %[1]s TO PUBLIC", name, adminRole)); err != nil {
 		tb.Fatalf("dsqltest: making a schema: %v", err)
 	}
 	s.mu.Lock()
@@ -66,7 +69,7 @@ func (s *Server) Schema(tb testing.TB) dsql.Config {
 func (s *Server) dropSchema(name string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), schemaTimeout)
 	defer cancel()
-	err := s.postgres.exec(ctx, "SET lock_timeout = '10s'; DROP SCHEMA "+name+" CASCADE")
+	err := s.postgres.Exec(ctx, "SET lock_timeout = '10s'; DROP SCHEMA "+name+" CASCADE")
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -91,22 +94,22 @@ func (s *Server) runScripts(ctx context.Context, schema string) error {
 		}
 		return fmt.Errorf("dsqltest: WithSchema: no file of the FS matches %q; patterns do not descend into directories: write one from the FS's root on, such as schema/*.sql", s.pattern)
 	}
-	w := s.openInternal(ctx, schema)
-	defer w.close()
+	session := s.openInternal(ctx, schema)
+	defer session.Close()
 	for _, file := range files {
 		sql, err := fs.ReadFile(s.scripts, file)
 		if err != nil {
 			return fmt.Errorf("dsqltest: WithSchema: %w", err)
 		}
-		if err := w.runScript(string(sql)); err != nil {
-			return fmt.Errorf("dsqltest: WithSchema: %s:%w", file, because(ctx, err))
+		if err := runScript(session, string(sql)); err != nil {
+			return fmt.Errorf("dsqltest: WithSchema: %s:%w", file, causeOf(ctx, err))
 		}
 	}
 	return nil
 }
 
 // openInternal opens a session of admin's that needs no login.
-func (s *Server) openInternal(ctx context.Context, schema string) *worker {
+func (s *Server) openInternal(ctx context.Context, schema string) *postgres.Session {
 	ours, theirs := net.Pipe()
 	session := newSession(&client{server: s, conn: theirs, network: pipe{theirs}, reader: bufio.NewReader(theirs)},
 		&startup{user: adminRole, settings: map[string]string{"search_path": schema}})
@@ -117,12 +120,12 @@ func (s *Server) openInternal(ctx context.Context, schema string) *worker {
 		defer session.unregister()
 		session.run()
 	})
-	stop := interruptAtEnd(ctx, ours)
-	return &worker{frontend: pgproto3.NewFrontend(ours, ours), close: func() {
+	stop := context.AfterFunc(ctx, func() { ours.SetDeadline(time.Unix(1, 0)) })
+	return postgres.NewSession(pgproto3.NewFrontend(ours, ours), func() {
 		stop()
 		ours.Close()
 		<-done
-	}}
+	})
 }
 
 // pipe does what a client's connection must be able to.
@@ -131,34 +134,41 @@ type pipe struct{ net.Conn }
 func (p pipe) CloseWrite() error   { return p.Close() }
 func (p pipe) SetLinger(int) error { return nil }
 
-// runScript's error begins with the line.
-func (w *worker) runScript(text string) error {
-	w.status = 'I'
-	for _, st := range parse(text) {
-		row, err := w.query(st.sql)
-		if err == nil && st.sent != "" {
-			err = w.awaitJob(row[0])
+// runScript runs the statements of a script. Its error begins with the line.
+func runScript(session *postgres.Session, text string) error {
+	for _, st := range rules.Parse(text) {
+		row, err := session.Query(st.SQL)
+		if err == nil && st.Rewritten != "" {
+			err = awaitJob(session, row[0])
 		}
 		if err != nil {
-			line := 1 + strings.Count(string([]rune(text)[:st.start]), "\n")
-			first, _, _ := strings.Cut(st.sql, "\n")
+			line := 1 + strings.Count(string([]rune(text)[:st.Start]), "\n")
+			first, _, _ := strings.Cut(st.SQL, "\n")
 			return fmt.Errorf("%d: %.60s: %w", line, first, err)
 		}
 	}
-	if w.status != 'I' {
+	if session.TxStatus() != 'I' {
 		return errors.New(" it leaves a transaction open: end it with COMMIT")
 	}
 	return nil
 }
 
-func (w *worker) awaitJob(id string) error {
-	done, err := w.query("CALL sys.wait_for_job(" + quoteLiteral(id) + ")")
+func awaitJob(session *postgres.Session, id string) error {
+	done, err := session.Query("CALL sys.wait_for_job(" + rules.QuoteLiteral(id) + ")")
 	if err != nil || done[0] == "t" {
 		return err
 	}
-	job, err := w.query("SELECT details FROM sys.jobs WHERE job_id = " + quoteLiteral(id))
+	job, err := session.Query("SELECT details FROM sys.jobs WHERE job_id = " + rules.QuoteLiteral(id))
 	if err != nil {
 		return err
 	}
 	return errors.New(job[0])
+}
+
+// causeOf is ctx's error where the end of ctx is what interrupted us, else err.
+func causeOf(ctx context.Context, err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
 }

@@ -2,13 +2,11 @@ package dsqltest
 
 import (
 	"context"
-	"crypto/rand"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -89,7 +87,7 @@ func TestJobs(t *testing.T) {
 
 			id := submit(t, conn, "create unique index async two on t (name)")
 			require.False(t, wait(t, conn, id))
-			require.Equal(t, jobRow{"failed", duplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
+			require.Equal(t, jobRow{"failed", rules.DuplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
 			require.Equal(t, "false", queryString(t, conn, "select indisvalid::text from pg_index where indexrelid = 'two'::regclass"))
 			mustExec(t, conn, "drop index two")
 
@@ -213,11 +211,49 @@ func TestJobProgress(t *testing.T) {
 	mustExec(t, setup, "select 1") // has made the change itself
 }
 
+// A build that is under way holds up no schema change, and is there in the end.
+func TestSchemaChangesDuringBuild(t *testing.T) {
+	s := New(t)
+	setup, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+	status := func(id string) string { return job(t, setup, id).Status }
+	mustExec(t, setup, "create table t (id int)")
+	mustExec(t, setup, "create table dropped (id int)")
+	mustExec(t, reader, "begin")
+	mustExec(t, reader, "select 1") // a snapshot, which every build waits for
+
+	first := submit(t, setup, "create index async first on t (id)")
+	require.Eventually(t, func() bool {
+		return queryString(t, setup, "select count(*)::text from pg_locks where not granted") == "1"
+	}, 10*time.Second, time.Millisecond)
+	second := submit(t, setup, "create index async second on t (id)")
+	mustExec(t, setup, "alter table t add column name text")
+	third := submit(t, setup, "create index async on dropped (id)")
+	mustExec(t, setup, "drop table dropped")
+	require.Equal(t, "processing", status(first))
+
+	mustExec(t, reader, "rollback")
+	for _, id := range []string{first, second} {
+		require.True(t, wait(t, setup, id))
+	}
+	require.Equal(t, "2", queryString(t, setup, "select count(*)::text from pg_index where indrelid = 't'::regclass and indisvalid"))
+	require.True(t, wait(t, setup, third)) // "completed is not always success"
+	require.Equal(t, `relation "dropped" does not exist`, job(t, setup, third).Details)
+}
+
+// A session that waited for a job knows of the change.
+func TestWaitingForJobShowsItsChange(t *testing.T) {
+	s := New(t)
+	setup, waiter := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+	mustExec(t, setup, "create table t (id int)")
+	mustExec(t, waiter, "select * from t")
+	require.True(t, wait(t, waiter, submit(t, setup, "create index async on t (id)")))
+	mustExec(t, waiter, "select * from t")
+}
+
 // Close ends a build, and a start finds that nobody goes on with it.
 func TestJobEndsWithServer(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
-	dir := filepath.Join(os.TempDir(), "dsqltest-"+rand.Text())
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := newDataDir(t)
 	s, err := Start(t.Context(), WithDataDir(dir))
 	require.NoError(t, err)
 	setup, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))

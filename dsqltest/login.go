@@ -2,19 +2,15 @@ package dsqltest
 
 import (
 	"bufio"
-	"bytes"
-	"cmp"
 	"crypto/tls"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/latency"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -29,23 +25,9 @@ const (
 	// lingerTimeout is how long a refused client may take to read why.
 	lingerTimeout = time.Second
 
-	maxStartup  = 10_000    // bytes: PostgreSQL's MAX_STARTUP_PACKET_LENGTH
-	maxPassword = 64 * 1024 // bytes: a token with a session token takes some 2 KiB
-
 	// readBuffer suffices for a login and most of what clients send; there is one
 	// for each idle session.
 	readBuffer = 4 * 1024
-)
-
-// What the first packet of a connection can be, beside a startup message of
-// protocol 3.x. See "Message Formats" in the PostgreSQL manual.
-const (
-	tlsHandshake     = 0x16 // content type of a TLS record
-	cancelCode       = 80877102
-	sslRequestCode   = 80877103
-	gssEncCode       = 80877104
-	protocolMajor    = 3
-	protocolVersion3 = protocolMajor << 16
 )
 
 // client is one connection, from accept to its end.
@@ -53,7 +35,7 @@ type client struct {
 	server  *Server
 	attempt *Attempt // guarded by server.mu
 
-	network network
+	network latency.TCPConn
 	raw     *rawConn // network, to be looked at
 	conn    net.Conn // TLS over raw, once it is set up
 	// reader reads conn for the login and for the relay alike: a client may send
@@ -79,7 +61,7 @@ type rawConn struct {
 
 func (r *rawConn) Read(p []byte) (int, error) { return r.reader.Read(p) }
 
-func newClient(s *Server, network network, webSocketOnly bool, fault Fault) *client {
+func newClient(s *Server, network latency.TCPConn, webSocketOnly bool, fault Fault) *client {
 	c := &client{server: s, attempt: s.newAttempt(network.LocalAddr().String()), network: network, webSocketOnly: webSocketOnly, fault: fault}
 	// As small as bufio has it: TLS reads in larger pieces, which go past it.
 	c.raw = &rawConn{Conn: c.wrap(network, OnSSLRequest, OnClientHello), reader: bufio.NewReaderSize(network, 16), client: c}
@@ -112,12 +94,12 @@ func (c *client) serve() {
 	c.raw.SetDeadline(time.Now().Add(loginTimeout))
 	if c.fault.strikes(OnAccept, OnAccept) {
 		c.strike(c.network)
-		c.end(nil)
+		c.fail(nil)
 		return
 	}
 	st, err := c.login()
 	if err != nil || c.struck.Load() {
-		c.end(err)
+		c.fail(err)
 		return
 	}
 	session := newSession(c, st)
@@ -125,12 +107,12 @@ func (c *client) serve() {
 	// Before the client can know: its test may look, and change things, at once.
 	c.record(func(a *Attempt) { a.Outcome = "ok" })
 	lifetime := c.server.sessionLifetime()
-	if err := session.greet(st); err != nil {
-		c.end(fmt.Errorf("answering the login: %w", err))
+	if err := session.acceptLogin(st); err != nil {
+		c.fail(fmt.Errorf("answering the login: %w", err))
 		return
 	}
 	if c.struck.Load() {
-		c.end(nil)
+		c.fail(nil)
 		return
 	}
 	c.raw.SetDeadline(time.Time{})
@@ -144,13 +126,13 @@ func (c *client) serve() {
 // release gives back what admit counted.
 func (c *client) release() {
 	if c.admitted {
-		c.server.leave()
+		c.server.releaseConnection()
 	}
 }
 
-// end records why the login came to nothing, and says so to a client that is
+// fail records why the login came to nothing, and says so to a client that is
 // refused. One that a fault has struck is left alone until it goes.
-func (c *client) end(err error) {
+func (c *client) fail(err error) {
 	defer c.conn.Close()
 	var refused *refusal
 	isRefusal := errors.As(err, &refused)
@@ -188,7 +170,7 @@ func (c *client) linger() {
 // login takes the connection from its first byte to a verified token. Its
 // errors hold nothing of the token.
 func (c *client) login() (*startup, error) {
-	if err := c.secure(); err != nil {
+	if err := c.setUpTLS(); err != nil {
 		return nil, err
 	}
 	code, body, err := readPacket(c.reader)
@@ -214,11 +196,11 @@ func (c *client) login() (*startup, error) {
 	if err := st.check(); err != nil {
 		return nil, err
 	}
-	return st, c.verify(st, byName)
+	return st, c.authenticate(st, byName)
 }
 
-// secure sets up TLS, which it sees from the first byte or after an SSLRequest.
-func (c *client) secure() error {
+// setUpTLS sets up TLS, which it sees from the first byte or after an SSLRequest.
+func (c *client) setUpTLS() error {
 	for {
 		first, err := c.raw.reader.Peek(1)
 		if err != nil {
@@ -281,131 +263,12 @@ func (c *client) handshake() error {
 	return err
 }
 
-// hello looks at a ClientHello before it is answered: a client that turns the
+// inspectHello looks at a ClientHello before it is answered: a client that turns the
 // certificate down has shown its server name all the same.
-func (c *client) hello(hello *tls.ClientHelloInfo) error {
+func (c *client) inspectHello(hello *tls.ClientHelloInfo) error {
 	c.serverName = hello.ServerName
 	c.record(func(a *Attempt) { a.ServerName = hello.ServerName })
 	return c.checkALPN(hello)
-}
-
-// readPacket reads what has no type byte: a length, a code and a body.
-func readPacket(r io.Reader) (code uint32, body []byte, err error) {
-	var header [8]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return 0, nil, err
-	}
-	length := binary.BigEndian.Uint32(header[:4])
-	if length < uint32(len(header)) || length > maxStartup {
-		return 0, nil, errors.New("not a PostgreSQL client: invalid length of the startup packet")
-	}
-	body = make([]byte, length-uint32(len(header)))
-	_, err = io.ReadFull(r, body)
-	return binary.BigEndian.Uint32(header[4:]), body, err
-}
-
-// startup is what a startup message asks for.
-type startup struct {
-	user      string
-	database  string
-	clusterID string            // from the option amzn-cluster-id
-	settings  map[string]string // for PostgreSQL, by lower-case name
-	refused   string            // the first setting that cannot be made
-
-	negotiate bool     // the client speaks a newer 3.x, or has protocol options
-	options   []string // those protocol options
-}
-
-// settable are the settings that a startup message may make. At the service most
-// others are refused, client_min_messages among them.
-var settable = []string{
-	"application_name", "client_encoding", "datestyle", "extra_float_digits",
-	"intervalstyle", "search_path", "timezone",
-}
-
-func parseStartup(version uint32, body []byte) (*startup, error) {
-	if version>>16 != protocolMajor {
-		return nil, refuse("0A000", "unsupported frontend protocol %d.%d: server supports 3.0 to 3.0", version>>16, version&0xffff)
-	}
-	st := &startup{settings: make(map[string]string), negotiate: version != protocolVersion3}
-	next := func() (string, bool) {
-		value, rest, ok := bytes.Cut(body, []byte{0})
-		body = rest
-		return string(value), ok
-	}
-	for {
-		name, ok := next()
-		if ok && name == "" && len(body) == 0 {
-			break
-		}
-		value, terminated := next()
-		if !ok || name == "" || !terminated {
-			return nil, refuse("08P01", "invalid startup packet layout: expected terminator as last byte")
-		}
-		setting := strings.ToLower(name)
-		switch {
-		case name == "user":
-			st.user = value
-		case name == "database":
-			st.database = value
-		case name == "options":
-			st.parseOptions(value)
-		case strings.HasPrefix(name, "_pq_."):
-			st.negotiate = true
-			st.options = append(st.options, name)
-		case slices.Contains(settable, setting):
-			st.settings[setting] = value
-		default:
-			st.refuse(name)
-		}
-	}
-	if st.user == "" {
-		return nil, refuse("28000", "no PostgreSQL user name specified in startup packet")
-	}
-	if st.database == "" {
-		st.database = st.user
-	}
-	return st, nil
-}
-
-// parseOptions reads what libpq has from PGOPTIONS: "-c name=value", "-cname=value"
-// or "--name=value", of which only amzn-cluster-id is known.
-func (st *startup) parseOptions(options string) {
-	fields := strings.Fields(options)
-	for i := 0; i < len(fields); i++ {
-		field := fields[i]
-		if field == "-c" && i+1 < len(fields) {
-			i++
-			field = "-c" + fields[i]
-		}
-		setting, ok := strings.CutPrefix(field, "-c")
-		if !ok {
-			setting, ok = strings.CutPrefix(field, "--")
-		}
-		name, value, _ := strings.Cut(setting, "=")
-		if !ok || name != "amzn-cluster-id" {
-			st.refuse(cmp.Or(name, field))
-			continue
-		}
-		st.clusterID = value
-	}
-}
-
-func (st *startup) refuse(setting string) {
-	if st.refused == "" {
-		st.refused = setting
-	}
-}
-
-// check refuses what DSQL does not have.
-func (st *startup) check() error {
-	if st.refused != "" {
-		return refuse("0A000", "setting configuration parameter %q not supported", st.refused)
-	}
-	if st.database != databaseName {
-		return refuse("3D000", "database %q does not exist", st.database)
-	}
-	return nil
 }
 
 // route finds the cluster. byName is the server name that led to it, which is
@@ -425,8 +288,8 @@ func (c *client) route(st *startup) (byName string, err error) {
 	return byName, nil
 }
 
-// verify asks for the password and checks the token that it should be.
-func (c *client) verify(st *startup, byName string) error {
+// authenticate asks for the password and checks the token that it should be.
+func (c *client) authenticate(st *startup, byName string) error {
 	var ask []pgproto3.BackendMessage
 	if st.negotiate {
 		ask = append(ask, &pgproto3.NegotiateProtocolVersion{NewestMinorProtocol: protocolVersion3, UnrecognizedOptions: st.options})
@@ -454,30 +317,7 @@ func (c *client) verify(st *startup, byName string) error {
 	if err != nil {
 		return denied("", err.Error())
 	}
-	return c.server.authenticate(t, st.user, byName)
-}
-
-func readPassword(r io.Reader) (string, error) {
-	var header [headerSize]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return "", fmt.Errorf("waiting for the password: %w", err)
-	}
-	if header[0] != 'p' {
-		return "", refuse("08P01", "expected password response, got message type %d", header[0])
-	}
-	length := binary.BigEndian.Uint32(header[1:])
-	if length < 5 || length > maxPassword {
-		return "", refuse("08P01", "invalid length of password packet")
-	}
-	body := make([]byte, length-4)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return "", fmt.Errorf("reading the password: %w", err)
-	}
-	password, ok := bytes.CutSuffix(body, []byte{0})
-	if !ok {
-		return "", refuse("08P01", "invalid password packet layout: expected terminator as last byte")
-	}
-	return string(password), nil
+	return c.server.verifyToken(t, st.user, byName)
 }
 
 func (c *client) send(messages ...pgproto3.BackendMessage) error {

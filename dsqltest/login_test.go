@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -452,7 +453,7 @@ func FuzzStartup(f *testing.F) {
 		require.NotEmpty(t, st.user)
 		require.NotContains(t, st.user, "\x00")
 		for name := range st.settings {
-			require.Contains(t, settable, name)
+			require.Contains(t, rules.StartupSettings, name)
 		}
 	})
 }

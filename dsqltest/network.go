@@ -1,20 +1,9 @@
 package dsqltest
 
 import (
-	"context"
-	"net"
-	"os"
-	"sync"
 	"time"
-)
 
-const (
-	// segment is how much is taken off the network at once; a TLS record fits.
-	segment = 16<<10 + 512
-
-	// window is how many writes may be on their way. With full records they are
-	// 16 MiB, so that time limits nothing before 1 GB/s.
-	window = 1024
+	"github.com/dsqlgo/dsql/dsqltest/internal/latency"
 )
 
 // WithRoundTripTime adds d to every round trip, half in each direction; the
@@ -32,251 +21,19 @@ func (s *Server) SetRoundTripTime(d time.Duration) {
 	s.conditions.roundTrip = d
 }
 
-// network is what a TCP connection can do, and what one far away can.
-type network interface {
-	net.Conn
-	CloseWrite() error
-	SetLinger(seconds int) error
-}
-
-// reset ends a connection as a firewall does.
-func reset(conn network) {
-	conn.SetLinger(0)
-	conn.Close()
-}
-
-// network puts conn as far away as the conditions say.
-func (s *Server) network(conn network) network {
+// distant puts conn as far away as the conditions say.
+func (s *Server) distant(conn latency.TCPConn) latency.TCPConn {
 	s.mu.Lock()
 	roundTrip := s.conditions.roundTrip
 	s.mu.Unlock()
 	if roundTrip <= 0 {
 		return conn
 	}
-	return newDistant(s.ctx, conn, roundTrip, s.serving.Go)
+	return latency.New(s.ctx, conn, roundTrip, s.serving.Go)
 }
 
-// distant is a connection whose bytes take their time. They wait in queues
-// rather than in Read and Write, so any number of them are on their way at once.
-//
-// Deadlines of Read act where the bytes come in: one that has passed stays
-// passed.
-type distant struct {
-	network
-	ctx     context.Context // its end cuts the connection
-	oneWay  time.Duration
-	opened  time.Time // when TCP's handshake is over
-	in, out chan parcel
-	inErr   error // why in ended; set before in is closed
-
-	closing   sync.Once
-	closed    chan struct{} // by Close
-	closedAt  time.Time     // set before closed is closed
-	delivered chan struct{} // closed when out is not read any more
-
-	reading sync.Mutex // guards rest
-	rest    []byte     // of what came in
-
-	mu            sync.Mutex // guards what follows
-	writeDeadline time.Time
-}
-
-// parcel is what was written at once, due at the other end at some time.
-type parcel struct {
-	due  time.Time
-	data []byte
-	fin  bool // the sender has nothing more to say
-}
-
-// newDistant runs two goroutines. Both end some time after Close, or at once
-// when ctx does.
-func newDistant(ctx context.Context, conn network, roundTrip time.Duration, run func(func())) *distant {
-	d := &distant{
-		network:   conn,
-		ctx:       ctx,
-		oneWay:    roundTrip / 2,
-		opened:    time.Now().Add(roundTrip),
-		in:        make(chan parcel, window),
-		out:       make(chan parcel, window),
-		closed:    make(chan struct{}),
-		delivered: make(chan struct{}),
-	}
-	run(d.receive)
-	run(d.deliver)
-	return d
-}
-
-func (d *distant) due() time.Time {
-	now := time.Now()
-	if now.Before(d.opened) {
-		now = d.opened
-	}
-	return now.Add(d.oneWay)
-}
-
-// await returns at due. It is false when the connection was cut before.
-func (d *distant) await(due time.Time) bool {
-	wait := time.Until(due)
-	if wait <= 0 {
-		return d.ctx.Err() == nil
-	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-d.ctx.Done():
-		return false
-	}
-}
-
-// receive queues what comes in.
-func (d *distant) receive() {
-	defer close(d.in)
-	buffer := make([]byte, segment)
-	for {
-		n, err := d.network.Read(buffer)
-		select {
-		case d.in <- parcel{due: d.due(), data: append([]byte(nil), buffer[:n]...)}:
-		case <-d.closed:
-			d.inErr = net.ErrClosed
-			return
-		case <-d.ctx.Done():
-			d.inErr = net.ErrClosed
-			return
-		}
-		if err != nil {
-			d.inErr = err
-			return
-		}
-	}
-}
-
-func (d *distant) Read(p []byte) (int, error) {
-	d.reading.Lock()
-	defer d.reading.Unlock()
-	for len(d.rest) == 0 && len(p) > 0 {
-		select {
-		case next, ok := <-d.in:
-			if !ok {
-				return 0, d.inErr
-			}
-			if !d.await(next.due) {
-				return 0, net.ErrClosed
-			}
-			d.rest = next.data
-		case <-d.closed:
-			return 0, net.ErrClosed
-		}
-	}
-	n := copy(p, d.rest)
-	d.rest = d.rest[n:]
-	return n, nil
-}
-
-func (d *distant) Write(p []byte) (int, error) {
-	if err := d.send(parcel{due: d.due(), data: append([]byte(nil), p...)}); err != nil {
-		return 0, err
-	}
-	return len(p), nil
-}
-
-func (d *distant) CloseWrite() error { return d.send(parcel{due: d.due(), fin: true}) }
-
-func (d *distant) send(p parcel) error {
-	select {
-	case <-d.closed:
-		return net.ErrClosed
-	case <-d.delivered:
-		return net.ErrClosed
-	default:
-	}
-	d.mu.Lock()
-	deadline := d.writeDeadline
-	d.mu.Unlock()
-	var expired <-chan time.Time
-	if !deadline.IsZero() {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return os.ErrDeadlineExceeded
-		}
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		expired = timer.C
-	}
-	select {
-	case d.out <- p:
-		return nil
-	case <-expired:
-		return os.ErrDeadlineExceeded
-	case <-d.closed:
-	case <-d.delivered:
-	}
-	return net.ErrClosed
-}
-
-// deliver sends what was written, and closes the connection at last.
-func (d *distant) deliver() {
-	// A client that does not read would keep it for ever.
-	defer context.AfterFunc(d.ctx, func() { d.network.Close() })()
-	defer d.network.Close()
-	defer close(d.delivered)
-	for {
-		select {
-		case p := <-d.out:
-			if !d.hand(p) {
-				return
-			}
-		case <-d.ctx.Done():
-			return
-		case <-d.closed:
-			for {
-				select {
-				case p := <-d.out:
-					if !d.hand(p) {
-						return
-					}
-				default:
-					d.await(d.closedAt)
-					return
-				}
-			}
-		}
-	}
-}
-
-func (d *distant) hand(p parcel) bool {
-	if !d.await(p.due) {
-		return false
-	}
-	if p.fin {
-		return d.network.CloseWrite() == nil
-	}
-	_, err := d.network.Write(p.data)
-	return err == nil
-}
-
-// Close returns at once. What was written arrives, if the client reads it, and
-// so does the end.
-func (d *distant) Close() error {
-	d.closing.Do(func() {
-		d.closedAt = d.due()
-		d.network.SetWriteDeadline(d.closedAt.Add(lingerTimeout))
-		close(d.closed)
-	})
-	return nil
-}
-
-func (d *distant) SetDeadline(t time.Time) error {
-	d.SetWriteDeadline(t)
-	return d.SetReadDeadline(t)
-}
-
-// SetWriteDeadline does not reach the connection below: crypto/tls has one
-// pass as soon as it has written its goodbye, which is on its way by then.
-func (d *distant) SetWriteDeadline(t time.Time) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.writeDeadline = t
-	return nil
+// reset ends a connection as a firewall does.
+func reset(conn latency.TCPConn) {
+	conn.SetLinger(0)
+	conn.Close()
 }

@@ -18,6 +18,9 @@ import (
 // reported by New and Start.
 type Option func(*options)
 
+// defaultTransactionAge is the documented limit.
+const defaultTransactionAge = 5 * time.Minute
+
 type options struct {
 	clusterID        string
 	region           string
@@ -38,7 +41,7 @@ type options struct {
 // conditions are what tests change while a server runs.
 type conditions struct {
 	rate            bucket
-	most            int // connections
+	maxConnections  int
 	waking          int // startups still to refuse
 	lifetime        time.Duration
 	roundTrip       time.Duration
@@ -103,6 +106,27 @@ func WithAuthorityFile(file string) Option {
 	return func(o *options) { o.authorityFile = file }
 }
 
+// WithTransactionAge sets how old a transaction may get, by the clock of
+// WithClock: 5 minutes by default, and no limit for 0 or less. The next
+// statement in an older one fails with SQLSTATE 54000, COMMIT too; ROLLBACK
+// does not.
+func WithTransactionAge(d time.Duration) Option {
+	return func(o *options) { o.conditions.transactionAge = d }
+}
+
+// SetTransactionAge is WithTransactionAge for every statement from now on.
+func (s *Server) SetTransactionAge(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conditions.transactionAge = d
+}
+
+func (s *Server) transactionAge() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conditions.transactionAge
+}
+
 var (
 	clusterIDPattern = regexp.MustCompile(`^[a-z0-9]{26}$`)
 	regionPattern    = regexp.MustCompile(`^[a-z]{2,}(-[a-z]+)+-[0-9]{1,2}$`) // as package dsql has it
@@ -118,9 +142,9 @@ func newOptions(opts []Option) (options, error) {
 		address:   "127.0.0.1:0",
 		now:       time.Now,
 		conditions: conditions{
-			rate:     newBucket(defaultConnectRate, defaultConnectBurst),
-			most:     defaultMaxConnections,
-			lifetime: defaultLifetime,
+			rate:           newBucket(defaultConnectRate, defaultConnectBurst),
+			maxConnections: defaultMaxConnections,
+			lifetime:       defaultLifetime,
 
 			transactionAge: defaultTransactionAge,
 		},

@@ -37,7 +37,7 @@ func (s *Server) SetConnectQuota(perSecond float64, burst int) {
 // as documented; a negative n means any number. More are refused with
 // [RefuseConnections]. A connection counts from its startup message on.
 func WithMaxConnections(n int) Option {
-	return func(o *options) { o.conditions.most = n }
+	return func(o *options) { o.conditions.maxConnections = n }
 }
 
 // SetMaxConnections is WithMaxConnections while the server runs. Connections
@@ -45,7 +45,7 @@ func WithMaxConnections(n int) Option {
 func (s *Server) SetMaxConnections(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.conditions.most = n
+	s.conditions.maxConnections = n
 }
 
 // WithWaking makes the cluster one that wakes up: the first startups that find
@@ -138,7 +138,7 @@ func (s *Server) nextRefusal() error {
 }
 
 // admit counts a connection in, or says which limit keeps it out. Whoever is
-// let in must leave.
+// let in must call releaseConnection.
 func (s *Server) admit() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -147,9 +147,9 @@ func (s *Server) admit() error {
 	case c.waking > 0:
 		c.waking--
 		return RefuseWaking.refusal()
-	case !c.rate.fill(time.Now()):
+	case !c.rate.refill(time.Now()):
 		return RefuseRate.refusal()
-	case c.most >= 0 && s.open >= c.most:
+	case c.maxConnections >= 0 && s.open >= c.maxConnections:
 		return RefuseConnections.refusal()
 	}
 	c.rate.tokens--
@@ -157,7 +157,7 @@ func (s *Server) admit() error {
 	return nil
 }
 
-func (s *Server) leave() {
+func (s *Server) releaseConnection() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.open--
@@ -180,9 +180,9 @@ func newBucket(perSecond float64, burst int) bucket {
 	return bucket{perSecond: perSecond, burst: float64(burst), tokens: float64(burst)}
 }
 
-// fill adds what came since it was last called, and reports whether there is a
+// refill adds what came since it was last called, and reports whether there is a
 // token to take.
-func (b *bucket) fill(now time.Time) bool {
+func (b *bucket) refill(now time.Time) bool {
 	if !b.filled.IsZero() {
 		b.tokens = min(b.burst, b.tokens+now.Sub(b.filled).Seconds()*b.perSecond)
 	}

@@ -46,7 +46,7 @@ func TestBucket(t *testing.T) {
 				now = now.Add(step.after)
 				had := 0
 				for range step.take {
-					if b.fill(now) {
+					if b.refill(now) {
 						b.tokens--
 						had++
 					}
@@ -110,7 +110,7 @@ func TestDefaultQuotas(t *testing.T) {
 	o, err := newOptions(nil)
 	require.NoError(t, err)
 	require.Equal(t, newBucket(100, 1000), o.conditions.rate)
-	require.Equal(t, 10_000, o.conditions.most)
+	require.Equal(t, 10_000, o.conditions.maxConnections)
 	require.Equal(t, time.Hour, o.conditions.lifetime)
 	require.Zero(t, o.conditions.roundTrip)
 }

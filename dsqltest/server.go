@@ -15,10 +15,13 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
+	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
 const (
-	adminRole = "admin"
+	adminRole = rules.AdminRole
 
 	// startTimeout bounds New. A start takes about a second; a loaded machine
 	// that still makes an initdb in this time should pass.
@@ -38,7 +41,8 @@ type Server struct {
 	options
 	listener          net.Listener
 	webSockets        net.Listener // nil: none
-	postgres          *postgres
+	postgres          *postgres.Server
+	jobs              *jobs.Runner
 	authority         *authority
 	tls, webSocketTLS *tls.Config
 	credentials       aws.Credentials
@@ -47,8 +51,6 @@ type Server struct {
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	close   func() error
-
-	building sync.Mutex // held by the job that runs
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -112,7 +114,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	prepareSpare()
+	postgres.PrepareSpare(rules.CatalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -167,18 +169,16 @@ func (s *Server) start(ctx context.Context) error {
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{alpnProtocol, alpnHTTP},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-			return nil, hello.Conn.(*rawConn).client.hello(hello)
+			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
 	s.webSocketTLS = s.tls.Clone()
 	s.webSocketTLS.NextProtos = []string{alpnHTTP}
-	setup := rolesSQL(s.roles)
-	if s.dataDir != "" {
-		setup = clusterSQL + setup // it may be of an earlier version
+	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	if s.postgres, err = postgres.Start(ctx, config); err != nil {
+		return fmt.Errorf("dsqltest: %w", err)
 	}
-	if s.postgres, err = obtainPostgres(ctx, s.dataDir, setup); err != nil {
-		return err
-	}
+	s.jobs = jobs.NewRunner(s.postgres)
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
 	}
@@ -191,31 +191,6 @@ func (s *Server) start(ctx context.Context) error {
 	s.serving.Go(func() { s.accept(s.listener) })
 	return nil
 }
-
-// clusterSQL makes what every cluster has, where it is not there yet.
-var clusterSQL = createRole(adminRole, "LOGIN CREATEROLE") +
-	fmt.Sprintf("ALTER SCHEMA public OWNER TO %s;\nGRANT CREATE ON DATABASE %s TO %[1]s;\n", adminRole, databaseName) +
-	jobsSQL
-
-// rolesSQL makes the roles that are not there yet.
-func rolesSQL(roles []string) string {
-	var b strings.Builder
-	for _, role := range roles {
-		b.WriteString(createRole(role, "LOGIN"))
-	}
-	return b.String()
-}
-
-func createRole(role, attributes string) string {
-	return fmt.Sprintf("DO %s;\n", quoteLiteral(fmt.Sprintf(
-		"BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %s) THEN CREATE ROLE %s %s; END IF; END",
-		quoteLiteral(role), quoteIdentifier(role), attributes)))
-}
-
-// quoteLiteral relies on standard_conforming_strings, which is on by default.
-func quoteLiteral(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
-
-func quoteIdentifier(s string) string { return `"` + strings.ReplaceAll(s, `"`, `""`) + `"` }
 
 // Config returns the configuration that connects to this server as admin.
 func (s *Server) Config() dsql.Config {
@@ -257,7 +232,9 @@ func (s *Server) shutdown() error {
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
-		return s.postgres.close()
+		if err := s.postgres.Close(); err != nil {
+			return fmt.Errorf("dsqltest: %w", err)
+		}
 	}
 	return nil
 }
@@ -328,7 +305,7 @@ func (s *Server) accept(l net.Listener) {
 				return
 			}
 		}
-		network := s.network(conn.(*net.TCPConn))
+		network := s.distant(conn.(*net.TCPConn))
 		if !s.track(network) {
 			return
 		}

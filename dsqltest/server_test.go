@@ -2,13 +2,10 @@ package dsqltest
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -171,9 +168,7 @@ func TestServer(t *testing.T) {
 // A data directory keeps what was written, and a second start on it finds the
 // roles there.
 func TestDataDir(t *testing.T) {
-	// Not t.TempDir, which PostgreSQL's user cannot enter when the tests run as root.
-	dir := filepath.Join(os.TempDir(), "dsqltest-"+rand.Text())
-	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+	dir := newDataDir(t)
 	first := New(t, WithDataDir(dir), WithRoles("app"))
 	_, err := connect(t, connConfig(t, first, adminRole)).Exec(t.Context(), "create table kept as select 42 as n")
 	require.NoError(t, err)

@@ -7,31 +7,26 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"net"
-	"sync"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 const (
-	headerSize = 5 // type byte and length, of every message after the login
-
-	// maxMessage is the longest message that a client may send. DSQL ends the
-	// connection on a longer one and says nothing.
-	maxMessage = 10 << 20
-
-	// maxAnswer is above the longest message that PostgreSQL can make (MaxAllocSize).
-	maxAnswer = 1 << 30
-
-	// writeBuffer makes one full TLS record.
-	writeBuffer = 16 * 1024
+	// backendBuffer makes one full TLS record.
+	backendBuffer = 16 * 1024
 
 	// backendTimeout bounds a backend's start: a fork and a catalog read.
 	backendTimeout = 30 * time.Second
 )
+
+// lockTimeout is how long, in milliseconds, a backend waits for a lock. DSQL
+// does not wait at all. Below it the winner could not commit before the loser
+// gives up, and writers of one row would only ever stop each other; it is far
+// below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by it too.
+const lockTimeout = "10"
 
 // session is a client that is logged in.
 type session struct {
@@ -72,11 +67,11 @@ func (s *session) unregister() {
 	delete(s.client.server.sessions, s.processID)
 }
 
-// greet answers a login with all that PostgreSQL sends before its first
-// ReadyForQuery, in one write.
-func (s *session) greet(st *startup) error {
-	asked := func(setting, fallback string) string {
-		if value, ok := st.settings[setting]; ok {
+// acceptLogin answers a login with all that PostgreSQL sends before its first ReadyForQuery, in one
+// write.
+func (s *session) acceptLogin(st *startup) error {
+	setting := func(name, fallback string) string {
+		if value, ok := st.settings[name]; ok {
 			return value
 		}
 		return fallback
@@ -85,11 +80,11 @@ func (s *session) greet(st *startup) error {
 	for _, status := range [][2]string{
 		{"server_version", "16.15"},
 		{"server_encoding", "UTF8"},
-		{"client_encoding", asked("client_encoding", "UTF8")},
-		{"application_name", asked("application_name", "")},
-		{"DateStyle", asked("datestyle", "ISO, MDY")},
-		{"TimeZone", asked("timezone", "UTC")},
-		{"IntervalStyle", asked("intervalstyle", "postgres")},
+		{"client_encoding", setting("client_encoding", "UTF8")},
+		{"application_name", setting("application_name", "")},
+		{"DateStyle", setting("datestyle", "ISO, MDY")},
+		{"TimeZone", setting("timezone", "UTC")},
+		{"IntervalStyle", setting("intervalstyle", "postgres")},
 		{"integer_datetimes", "on"},
 		{"standard_conforming_strings", "on"},
 		{"default_transaction_read_only", "off"},
@@ -107,8 +102,8 @@ func (s *session) greet(st *startup) error {
 // run relays the session until either side ends it.
 func (s *session) run() {
 	defer s.client.conn.Close()
-	// The backend waits for the client's first message: its fork costs more than
-	// all of the login, and an idle session needs none.
+	// The backend waits for the client's first message: its fork costs more than all of the login,
+	// and an idle session needs none.
 	first, err := s.client.reader.Peek(1)
 	if err != nil || first[0] == 'X' {
 		return
@@ -123,26 +118,8 @@ func (s *session) run() {
 		s.client.linger()
 		return
 	}
-	server := s.client.server
-	defer server.drop(backend)
-
-	conversation := newConversation(s)
-	var answering sync.WaitGroup
-	answering.Go(func() {
-		defer s.client.conn.Close()
-		defer conversation.end()
-		answers{
-			conversation: conversation,
-			relay:        &relay{from: fromBackend, to: bufio.NewWriterSize(s.client.conn, writeBuffer), limit: maxAnswer},
-		}.run()
-	})
-	err = newRequests(conversation, &relay{from: s.client.reader, to: bufio.NewWriterSize(backend, readBuffer), limit: maxMessage}).run()
-	if err == errCut {
-		server.count(func(c *TransactionCounts) { c.Cuts++ })
-		s.client.network.Close()
-	}
-	backend.Close()
-	answering.Wait()
+	defer s.client.server.drop(backend)
+	relay.Run(relayHost{s}, s.client.conn, s.client.reader, backend, fromBackend)
 }
 
 // openBackend has PostgreSQL start a backend with the client's settings. What
@@ -151,14 +128,14 @@ func (s *session) openBackend() (net.Conn, *bufio.Reader, error) {
 	server := s.client.server
 	ctx, cancel := context.WithTimeout(server.ctx, backendTimeout)
 	defer cancel()
-	conn, err := server.postgres.dial(ctx)
+	conn, err := server.postgres.Dial(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
 	if !server.track(conn) {
 		return nil, nil, net.ErrClosed
 	}
-	reader := bufio.NewReaderSize(conn, writeBuffer)
+	reader := bufio.NewReaderSize(conn, backendBuffer)
 	key, err := s.startBackend(conn, reader)
 	if err != nil {
 		server.drop(conn)
@@ -185,7 +162,7 @@ func (s *session) startBackend(conn net.Conn, reader *bufio.Reader) (key []byte,
 		return nil, err
 	}
 	for {
-		kind, body, err := readMessage(reader)
+		kind, body, err := relay.ReadMessage(reader)
 		if err != nil {
 			return nil, err
 		}
@@ -204,106 +181,6 @@ func (s *session) startBackend(conn net.Conn, reader *bufio.Reader) (key []byte,
 	}
 }
 
-// readMessage reads a whole message, of the short ones that begin a session.
-func readMessage(r io.Reader) (kind byte, body []byte, err error) {
-	var header [headerSize]byte
-	if _, err := io.ReadFull(r, header[:]); err != nil {
-		return 0, nil, err
-	}
-	length := binary.BigEndian.Uint32(header[1:])
-	if length < 4 || length > maxStartup {
-		return 0, nil, fmt.Errorf("message %q has an unlikely length of %d bytes", header[0], length)
-	}
-	body = make([]byte, length-4)
-	_, err = io.ReadFull(r, body)
-	return header[0], body, err
-}
-
-// relay carries messages one way. It holds no more of one than its buffers do,
-// unless it is asked to read it.
-type relay struct {
-	from  *bufio.Reader
-	to    *bufio.Writer
-	limit uint32 // bytes, as the length in a header counts
-}
-
-var errMessageLength = errors.New("invalid message length")
-
-// run calls handle for every message, unread, with its size on the wire, until
-// handle fails, either side ends, or there comes a message that is not one.
-func (r *relay) run(handle func(kind byte, size int) error) error {
-	for {
-		kind, size, err := r.next()
-		if err != nil {
-			return err
-		}
-		if err := handle(kind, size); err != nil {
-			return err
-		}
-	}
-}
-
-// next waits for a message and returns what its header says, leaving it unread.
-func (r *relay) next() (kind byte, size int, err error) {
-	header, err := r.peek(headerSize)
-	if err != nil {
-		return 0, 0, err
-	}
-	length := binary.BigEndian.Uint32(header[1:])
-	if length < headerSize-1 || length > r.limit {
-		return 0, 0, errMessageLength
-	}
-	return header[0], 1 + int(length), nil
-}
-
-// forward carries the next size bytes over.
-func (r *relay) forward(size int) error {
-	return r.take(size, func(chunk []byte) error {
-		_, err := r.to.Write(chunk)
-		return err
-	})
-}
-
-// discard drops the next size bytes.
-func (r *relay) discard(size int) error {
-	return r.take(size, func([]byte) error { return nil })
-}
-
-// read returns the next size bytes.
-func (r *relay) read(size int) (message []byte, err error) {
-	err = r.take(size, func(chunk []byte) error {
-		message = append(message, chunk...)
-		return nil
-	})
-	return message, err
-}
-
-func (r *relay) take(size int, use func(chunk []byte) error) error {
-	for size > 0 {
-		if _, err := r.peek(1); err != nil {
-			return err
-		}
-		chunk, _ := r.from.Peek(min(size, r.from.Buffered()))
-		if err := use(chunk); err != nil {
-			return err
-		}
-		r.from.Discard(len(chunk))
-		size -= len(chunk)
-	}
-	return nil
-}
-
-// peek never waits for input while there is output to send: the other side may
-// be waiting for that.
-func (r *relay) peek(n int) ([]byte, error) {
-	if r.from.Buffered() < n {
-		if err := r.to.Flush(); err != nil {
-			return nil, err
-		}
-	}
-	return r.from.Peek(n)
-}
-
 // cancel carries a CancelRequest to the backend of the session it names.
 func (c *client) cancel(body []byte) error {
 	c.record(func(a *Attempt) { a.Cancel = true })
@@ -313,24 +190,8 @@ func (c *client) cancel(body []byte) error {
 	}
 	ctx, stop := context.WithTimeout(c.server.ctx, backendTimeout)
 	defer stop()
-	conn, err := c.server.postgres.dial(ctx)
-	if err != nil {
-		return fmt.Errorf("cancel request: %w", err)
-	}
-	if !c.server.track(conn) {
-		return net.ErrClosed
-	}
-	defer c.server.drop(conn)
-	conn.SetDeadline(time.Now().Add(backendTimeout))
-	message := binary.BigEndian.AppendUint32(nil, uint32(8+len(key)))
-	message = binary.BigEndian.AppendUint32(message, cancelCode)
-	if _, err := conn.Write(append(message, key...)); err != nil {
-		return fmt.Errorf("cancel request: %w", err)
-	}
-	// PostgreSQL hangs up when the signal is sent. Clients rely on the same: one
-	// that saw its connection end may not be hit by the cancel afterwards.
-	if _, err := io.Copy(io.Discard, conn); err != nil {
-		return fmt.Errorf("cancel request: %w", err)
+	if err := c.server.postgres.Cancel(ctx, key); err != nil {
+		return err
 	}
 	return errCancel
 }
@@ -351,8 +212,9 @@ func (s *Server) toCancel(body []byte) []byte {
 	return session.backendKey
 }
 
-func (s *session) wasCancelled() bool {
+// backend is the number by which PostgreSQL knows the session.
+func (s *session) backend() uint32 {
 	s.client.server.mu.Lock()
 	defer s.client.server.mu.Unlock()
-	return s.cancelled
+	return binary.BigEndian.Uint32(s.backendKey)
 }

@@ -1,20 +1,17 @@
 package dsqltest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"sync"
 	"testing"
-	"testing/iotest"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -46,10 +43,10 @@ func TestSession(t *testing.T) {
 		conn := connect(t, connConfig(t, s, adminRole))
 		_, err := conn.Exec(t.Context(), "create table copied (line text)")
 		require.NoError(t, err)
-		lines := strings.Repeat(strings.Repeat("x", 1665)+"\n", maxRows)
+		lines := strings.Repeat(strings.Repeat("x", 1665)+"\n", rules.MaxRows)
 		tag, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(lines), "copy copied from stdin")
 		require.NoError(t, err)
-		require.EqualValues(t, maxRows, tag.RowsAffected())
+		require.EqualValues(t, rules.MaxRows, tag.RowsAffected())
 		var out bytes.Buffer
 		_, err = conn.PgConn().CopyTo(t.Context(), &out, "copy copied to stdout")
 		require.NoError(t, err)
@@ -103,10 +100,10 @@ func TestSession(t *testing.T) {
 			s.mu.Lock()
 			session := s.sessions[conn.PgConn().PID()]
 			s.mu.Unlock()
-			require.False(t, session.wasCancelled())
+			require.False(t, relayHost{session}.Canceled())
 			require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
 			require.ErrorContains(t, <-ended, "57014")
-			require.True(t, session.wasCancelled(), "its 57014 is no conflict")
+			require.True(t, relayHost{session}.Canceled(), "its 57014 is no conflict")
 			last := lastAttempt(t, s)
 			require.True(t, last.Cancel)
 			require.Equal(t, "ok", last.Outcome)
@@ -135,17 +132,18 @@ func TestSession(t *testing.T) {
 	})
 
 	t.Run("10 MiB and not more", func(t *testing.T) {
+		const maxRequest = 10 << 20
 		conn := connect(t, connConfig(t, s, adminRole))
 		// The length counts itself and the final NUL.
 		query := func(length int) string {
 			const begin, end = "select length('", "')::text"
 			return begin + strings.Repeat("x", length-5-len(begin)-len(end)) + end
 		}
-		results, err := conn.PgConn().Exec(t.Context(), query(maxMessage)).ReadAll()
+		results, err := conn.PgConn().Exec(t.Context(), query(maxRequest)).ReadAll()
 		require.NoError(t, err)
-		require.Equal(t, fmt.Sprint(maxMessage-5-23), string(results[0].Rows[0][0]))
+		require.Equal(t, fmt.Sprint(maxRequest-5-23), string(results[0].Rows[0][0]))
 
-		_, err = conn.PgConn().Exec(t.Context(), query(maxMessage+1)).ReadAll()
+		_, err = conn.PgConn().Exec(t.Context(), query(maxRequest+1)).ReadAll()
 		require.Error(t, err)
 		require.NotErrorAs(t, err, new(*pgconn.PgError))
 		require.True(t, conn.IsClosed())
@@ -166,7 +164,7 @@ func TestSession(t *testing.T) {
 	t.Run("backend ends", func(t *testing.T) {
 		conn := connect(t, connConfig(t, s, "app"))
 		require.NoError(t, conn.Ping(t.Context()))
-		require.NoError(t, s.postgres.exec(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'"))
+		require.NoError(t, s.postgres.Exec(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'"))
 		_, err := conn.Exec(t.Context(), "select 1")
 		require.Error(t, err)
 		require.True(t, conn.IsClosed())
@@ -238,79 +236,4 @@ func TestIdleSessions(t *testing.T) {
 	for _, conn := range conns {
 		conn.Close(t.Context())
 	}
-}
-
-// message frames body as the protocol does.
-func message(kind byte, body string) string {
-	return string(kind) + string(binary.BigEndian.AppendUint32(nil, uint32(4+len(body)))) + body
-}
-
-func TestRelay(t *testing.T) {
-	big := message('d', strings.Repeat("big ", 5000))
-	stream := message('Q', "select 1\x00") + message('S', "") + big + message('H', "")
-	for name, tt := range map[string]struct {
-		in, out string
-		limit   uint32
-		err     string
-	}{
-		"whole":            {in: stream, out: stream, err: "EOF"},
-		"cut in a header":  {in: stream + "Q\x00", out: stream, err: "EOF"},
-		"cut in a body":    {in: stream + "Q\x00\x00\x00\x0aab", out: stream + "Q\x00\x00\x00\x0aab", err: "EOF"},
-		"at the limit":     {in: big, out: big, limit: uint32(len(big) - 1), err: "EOF"},
-		"above the limit":  {in: message('S', "") + big, out: message('S', ""), limit: uint32(len(big) - 2), err: "invalid message length"},
-		"length too small": {in: message('S', "") + "Q\x00\x00\x00\x03", out: message('S', ""), err: "invalid message length"},
-		"length negative":  {in: message('S', "") + "Q\xff\xff\xff\xff", out: message('S', ""), err: "invalid message length"},
-	} {
-		for pieces, wrap := range map[string]func(io.Reader) io.Reader{
-			"at once": func(r io.Reader) io.Reader { return r }, "byte by byte": iotest.OneByteReader, "data with EOF": iotest.DataErrReader,
-		} {
-			t.Run(name+", "+pieces, func(t *testing.T) {
-				if tt.limit == 0 {
-					tt.limit = maxMessage
-				}
-				var out bytes.Buffer
-				r := relay{from: bufio.NewReaderSize(wrap(strings.NewReader(tt.in)), 64), to: bufio.NewWriterSize(&out, 256), limit: tt.limit}
-				require.EqualError(t, r.run(func(_ byte, size int) error { return r.forward(size) }), tt.err)
-				// What came before a length that cannot be is flushed or not, as it happens.
-				require.True(t, strings.HasPrefix(tt.out, out.String()))
-				if tt.err == "EOF" {
-					require.Equal(t, tt.out, out.String())
-				}
-			})
-		}
-	}
-}
-
-// What has come in goes out before the relay waits for more, also within a message.
-func TestRelayFlushes(t *testing.T) {
-	fromEnd, from := net.Pipe()
-	to, toEnd := net.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		r := relay{from: bufio.NewReader(from), to: bufio.NewWriter(to), limit: maxMessage}
-		done <- r.run(func(_ byte, size int) error { return r.forward(size) })
-	}()
-	pieces := make(chan string)
-	go func() {
-		for piece := range pieces {
-			io.WriteString(fromEnd, piece)
-		}
-		fromEnd.Close()
-	}()
-	query, data := message('Q', "select 1\x00"), message('d', "the rest is late")
-	for _, step := range []struct{ in, out string }{
-		{query, query},
-		{data[:2], ""}, // half a header stays
-		{data[2:11], data[:11]},
-		{data[11:], data[11:]},
-	} {
-		pieces <- step.in
-		got := make([]byte, len(step.out))
-		require.NoError(t, toEnd.SetDeadline(time.Now().Add(10*time.Second)))
-		_, err := io.ReadFull(toEnd, got)
-		require.NoError(t, err)
-		require.Equal(t, step.out, string(got))
-	}
-	close(pieces)
-	require.ErrorIs(t, <-done, io.EOF)
 }

@@ -169,9 +169,9 @@ func tokenID(text string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// authenticate decides whether t lets user in. serverName is the SNI by which
+// verifyToken decides whether t lets user in. serverName is the SNI by which
 // the client was routed, or "" when it was routed by amzn-cluster-id.
-func (s *Server) authenticate(t token, user, serverName string) error {
+func (s *Server) verifyToken(t token, user, serverName string) error {
 	s.mu.Lock()
 	k, known := s.keys[t.accessKeyID]
 	s.mu.Unlock()

@@ -66,10 +66,10 @@ func (s *Server) testLogin(text, user, serverName string) error {
 	if err != nil {
 		return denied("", err.Error())
 	}
-	return s.authenticate(t, user, serverName)
+	return s.verifyToken(t, user, serverName)
 }
 
-func TestAuthenticate(t *testing.T) {
+func TestVerifyToken(t *testing.T) {
 	temporary := aws.Credentials{AccessKeyID: "ASIATEMPORARY", SecretAccessKey: "other", SessionToken: "se/ss+ion=="}
 	at := func(offset time.Duration) Option {
 		return WithClock(func() time.Time { return time.Now().Add(offset) })

@@ -11,6 +11,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -398,7 +399,7 @@ func TestRules(t *testing.T) {
 		for _, given := range []string{"select 1", "begin"} {
 			conn := connect(t, connConfig(t, s, adminRole))
 			mustExec(t, conn, given)
-			lines := strings.Repeat("1\n", maxRows+1)
+			lines := strings.Repeat("1\n", rules.MaxRows+1)
 			_, err := conn.PgConn().CopyFrom(t.Context(), strings.NewReader(lines), "copy t from stdin")
 			failsWith(t, err, "54000: transaction row limit exceeded")
 			mustExec(t, conn, "rollback")
@@ -549,7 +550,7 @@ func TestExtendedProtocol(t *testing.T) {
 	for _, tt := range []struct {
 		data string
 		last pgproto3.BackendMessage
-	}{{"1\n", done}, {"x\n", failed}, {strings.Repeat("1\n", maxRows+1), failed}} {
+	}{{"1\n", done}, {"x\n", failed}, {strings.Repeat("1\n", rules.MaxRows+1), failed}} {
 		prepare("", "copy t from stdin")
 		frontend.Send(&pgproto3.Execute{})
 		frontend.Send(&pgproto3.Sync{})

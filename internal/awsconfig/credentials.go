@@ -1,4 +1,4 @@
-// Package awsconfig gets regions and credentials as the AWS SDK does, for a Config of package dsql.
+// Package awsconfig finds the region and the credentials of a dsql.Config, as the AWS SDK does.
 package awsconfig
 
 import (
@@ -15,11 +15,11 @@ import (
 	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
-// ErrCredentials is what errors of this package wrap that are no configerr.Err. Package dsql
-// exports it.
+// ErrCredentials is wrapped by all errors of this package but those that wrap configerr.Err. Package
+// dsql exports it.
 var ErrCredentials = errors.New("dsql: AWS credentials are not available")
 
-// Settings are the fields of a Config that say whose credentials sign the tokens.
+// Settings are the fields of a dsql.Config that say whose credentials sign the tokens.
 type Settings struct {
 	Credentials     aws.CredentialsProvider
 	Profile         string
@@ -29,18 +29,18 @@ type Settings struct {
 }
 
 const (
-	// An assumed role's session lasts an hour: the longest that every role allows and
-	// that role chaining allows (IAM guide, "Methods to assume a role"). The SDK's own 15 minutes
-	// would cut short every token but the first.
+	// An assumed role's session lasts an hour, the most that every role and role chaining allow
+	// (IAM guide, "Methods to assume a role"). With the SDK's default of 15 minutes, every token
+	// but the first would expire early, together with its session.
 	roleSessionLifetime = time.Hour
 
-	// The role's credentials are replaced this long before they end, so that a token is good to
-	// its last second also on a server whose clock is ahead.
+	// The role's credentials are replaced this long before they expire, so that a token stays valid
+	// for all of its lifetime even if the server's clock is ahead.
 	roleExpiryWindow = 30 * time.Second
 )
 
-// Load reads the AWS environment and shared files. It asks for no credentials yet. fallbackRegion is
-// for the SDK's own calls (SSO, STS of a profile) where nothing else says a region.
+// Load reads the AWS environment and shared files. It does not retrieve credentials. The SDK uses
+// fallbackRegion for its own calls (SSO, STS of a profile) if nothing else says a region.
 func (s Settings) Load(ctx context.Context, fallbackRegion string) (aws.Config, error) {
 	options := []func(*config.LoadOptions) error{
 		config.WithDefaultRegion(fallbackRegion),
@@ -63,29 +63,22 @@ func (s Settings) Load(ctx context.Context, fallbackRegion string) (aws.Config, 
 	return loaded, nil
 }
 
-// silentLogger drops what the SDK would write to stderr; the SDK's errors say the same.
+// silentLogger discards what the SDK would write to stderr. The SDK returns the same as errors.
 type silentLogger[C any] struct{}
 
 func (silentLogger[C]) Logf(C, string, ...any) {}
 
-// silentLike returns a silentLogger for the type C that the SDK's logger takes. The type is
-// inferred from one, since its package is not among this module's dependencies.
-func silentLike[C any](interface{ Logf(C, string, ...any) }) silentLogger[C] {
+// silentLike returns a silentLogger whose type C is that of logger. Type inference finds it; to name
+// it, this module would have to depend on the package of the SDK that defines it.
+func silentLike[C any](logger interface{ Logf(C, string, ...any) }) silentLogger[C] {
 	return silentLogger[C]{}
 }
 
-// Provider returns the provider of the credentials that sign tokens for region. loaded is what
-// Load returned, or nil if it was not called yet.
+// Provider returns the provider of the credentials that sign tokens for region. loaded is the result
+// of Load, or nil if Load was not called yet.
 func (s Settings) Provider(ctx context.Context, region string, loaded *aws.Config) (aws.CredentialsProvider, error) {
-	if s.RoleARN == "" {
-		switch {
-		case s.RoleSessionName != "":
-			return nil, configerr.New("RoleSessionName", "is set, but RoleARN is not; set both or neither")
-		case s.ExternalID != "":
-			return nil, configerr.New("ExternalID", "is set, but RoleARN is not; set both or neither")
-		case s.Credentials != nil:
-			return s.Credentials, nil
-		}
+	if s.RoleARN == "" && s.Credentials != nil {
+		return s.Credentials, nil
 	}
 	if loaded == nil {
 		read, err := s.Load(ctx, region)
@@ -97,7 +90,8 @@ func (s Settings) Provider(ctx context.Context, region string, loaded *aws.Confi
 	if s.RoleARN == "" {
 		return loaded.Credentials, nil
 	}
-	// The cluster's region, not the profile's: a VPC without internet has its STS endpoint there.
+	// STS is called in the cluster's region, not the profile's: a VPC without internet access has its
+	// endpoint for STS there.
 	client := sts.NewFromConfig(*loaded, func(o *sts.Options) { o.Region = region })
 	role := stscreds.NewAssumeRoleProvider(client, s.RoleARN, func(o *stscreds.AssumeRoleOptions) {
 		o.Duration = roleSessionLifetime
@@ -109,8 +103,8 @@ func (s Settings) Provider(ctx context.Context, region string, loaded *aws.Confi
 	return aws.NewCredentialsCache(role, func(o *aws.CredentialsCacheOptions) { o.ExpiryWindow = roleExpiryWindow }), nil
 }
 
-// Retrieve asks provider for credentials and returns those that can sign. Otherwise the error is
-// ErrCredentials and says what to do.
+// Retrieve returns provider's credentials if they can sign. Otherwise the error is ErrCredentials and
+// says what to do.
 func Retrieve(ctx context.Context, provider aws.CredentialsProvider) (aws.Credentials, error) {
 	credentials, err := provider.Retrieve(ctx)
 	switch {
@@ -124,7 +118,7 @@ func Retrieve(ctx context.Context, provider aws.CredentialsProvider) (aws.Creden
 	return credentials, nil
 }
 
-// SourceOf names the provider that the credentials come from, such as "StaticCredentials".
+// SourceOf returns the name of the provider that made c, such as "StaticCredentials".
 func SourceOf(c aws.Credentials) string {
 	if c.Source == "" {
 		return "Config.Credentials"

@@ -1,5 +1,4 @@
-// Package configerr makes the errors that say which field of a Config, or which parameter of a
-// connection string, cannot work.
+// Package configerr makes the errors for invalid Config fields and connection string parameters.
 package configerr
 
 import (
@@ -7,10 +6,11 @@ import (
 	"fmt"
 )
 
-// Err is what every error of this package wraps. Package dsql exports it as ErrConfig.
+// Err is wrapped by every error of this package. Package dsql exports it as ErrConfig.
 var Err = errors.New("dsql: invalid configuration")
 
-// New names the field or parameter at fault, says what is wrong with it, and what to set instead.
+// New returns an error for a field or parameter. The format says what is wrong with it and what to
+// set instead.
 func New(field, format string, args ...any) error {
 	return fmt.Errorf("%w: %s: %s", Err, field, fmt.Sprintf(format, args...))
 }

@@ -1,5 +1,5 @@
-// Package login opens sessions: it dials, sets up TLS and authenticates with a token, once and
-// without an opinion on what to do when that fails.
+// Package login opens sessions: it dials, sets up TLS and authenticates with a token. It makes one
+// attempt and leaves retries to its callers.
 package login
 
 import (
@@ -10,10 +10,10 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Phase is how far an attempt got.
+// Phase is the step in which an attempt ended.
 type Phase string
 
-// The phases of an attempt, in their order.
+// The phases of an attempt, in order.
 const (
 	PhaseDial       Phase = "dial"
 	PhaseSSLRequest Phase = "SSLRequest"
@@ -21,8 +21,7 @@ const (
 	PhaseLogin      Phase = "login"
 )
 
-// Attempt is one way through the phases. It may be used by several goroutines at once, as long as
-// nobody changes it.
+// Attempt says how to open a session. Several goroutines may use one at once, if none changes it.
 type Attempt struct {
 	Dial       func(context.Context) (net.Conn, error)
 	TLS        *tls.Config
@@ -31,8 +30,8 @@ type Attempt struct {
 	Startup    pgproto3.StartupMessage
 }
 
-// Open opens a session. conn may be a TCP connection that is open already, and is nil otherwise.
-// Open closes it when it fails, and says how far it got. A refusal by the server is a
+// Open opens a session. conn is an open TCP connection, or nil to dial one. If Open fails, it
+// closes the connection and returns the phase that failed. A refusal by the server is a
 // *pgconn.PgError.
 func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (session *Session, phase Phase, err error) {
 	startup, err := a.Startup.Encode(nil)

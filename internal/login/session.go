@@ -9,8 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// Session is a connection that is logged in already. pgx opens it as if it were not: Write drops
-// the StartupMessage that pgx writes first, and Read then returns the answers that the login got.
+// Session is a connection that is logged in. For pgx it looks like one that is not yet: Write drops
+// the StartupMessage that pgx writes first, and Read first returns the server's answers to the
+// login.
 type Session struct {
 	*tls.Conn
 	Opened time.Time // when the login ended

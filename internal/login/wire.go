@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// The most that a server may send during a login: in one message, and in all the
-	// messages that are kept for pgx. Real logins take less than 1 KiB.
+	// Limits for what a server sends during a login: for one message, and for all messages that are
+	// kept for pgx. Real logins take less than 1 KiB.
 	maxMessage = 16 << 10
 	maxReplay  = 64 << 10
 
@@ -21,21 +21,21 @@ const (
 )
 
 var (
-	// ErrProtocol is an answer that a PostgreSQL server does not give during a login.
+	// ErrProtocol means that the server's answer is not part of a PostgreSQL login.
 	ErrProtocol = errors.New("unexpected answer")
 
-	// ErrTokenUnread is a server that did not ask for the token which was sent early. It will
+	// ErrTokenUnread means that the server did not ask for the token that was sent early. It would
 	// take the token for a message of the session, so the session cannot be used.
 	ErrTokenUnread = errors.New("the server did not ask for the token that was sent early")
 )
 
-// ReadAnswers reads a server's side of a login up to ReadyForQuery. It returns the messages from
-// AuthenticationOk on, for pgx to read. It calls sendPassword when the server asks for a
-// cleartext password; passwordSent says that the password was sent already. A refusal is a
+// ReadAnswers reads the server's messages of a login up to ReadyForQuery. It returns those that pgx
+// has to read: all but the request for the password. It calls sendPassword when the server asks for
+// a cleartext password; passwordSent says that the password was sent early. A refusal is a
 // *pgconn.PgError.
 func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (replay []byte, err error) {
 	r := bufio.NewReaderSize(conn, 1024)
-	asked, accepted := false, false
+	passwordAsked, accepted := false, false
 	for {
 		kind, message, err := readMessage(r)
 		if err != nil {
@@ -54,13 +54,13 @@ func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (
 			switch {
 			case err != nil:
 				return nil, err
-			case method == pgproto3.AuthTypeCleartextPassword && !asked:
-				asked = true
+			case method == pgproto3.AuthTypeCleartextPassword && !passwordAsked:
+				passwordAsked = true
 				if err := sendPassword(); err != nil {
 					return nil, err
 				}
 				continue // not for pgx
-			case passwordSent && !asked:
+			case passwordSent && !passwordAsked:
 				return nil, ErrTokenUnread
 			case method == pgproto3.AuthTypeOk:
 				accepted = true
@@ -78,7 +78,7 @@ func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (
 		}
 		replay = append(replay, message...)
 		if kind == 'Z' {
-			// Bytes behind ReadyForQuery that arrived with it belong to pgx as well.
+			// Bytes after ReadyForQuery that arrived with it are for pgx as well.
 			more, _ := r.Peek(r.Buffered())
 			return append(replay, more...), nil
 		}
@@ -92,8 +92,8 @@ func authenticationMethod(body []byte) (uint32, error) {
 	return binary.BigEndian.Uint32(body), nil
 }
 
-// readMessage reads one whole message: type, length and body. It refuses a length that no
-// message of a login has, before it allocates.
+// readMessage reads one message: type, length and body. Before it allocates memory, it refuses a
+// length that no message of a login has.
 func readMessage(r io.Reader) (kind byte, message []byte, err error) {
 	var header [headerSize]byte
 	if _, err := io.ReadFull(r, header[:]); err != nil {

@@ -1,4 +1,4 @@
-// Package refusal knows in which words DSQL refuses a login, and what they mean.
+// Package refusal knows the messages with which DSQL refuses a login, and what they mean.
 package refusal
 
 import (

@@ -1,6 +1,7 @@
-package dsqltest
+package rules
 
 import (
+	"regexp"
 	"strings"
 	"testing"
 
@@ -38,63 +39,63 @@ func TestParseStatements(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []string
-			for _, st := range parse(tt.sql) {
-				got = append(got, st.sql)
+			for _, st := range Parse(tt.sql) {
+				got = append(got, st.SQL)
 			}
 			require.Equal(t, tt.want, got)
 		})
 	}
 
-	statements := parse("select 'é';  selec 2; x")
-	require.Equal(t, []int{0, 13, 22}, []int{statements[0].start, statements[1].start, statements[2].start})
+	statements := Parse("select 'é';  selec 2; x")
+	require.Equal(t, []int{0, 13, 22}, []int{statements[0].Start, statements[1].Start, statements[2].Start})
 }
 
 func TestClassify(t *testing.T) {
-	for sql, want := range map[string]kind{
-		"select 1":   reads,
-		"(select 1)": reads,
-		`"begin"`:    reads,
-		"vacuum":     reads,
-		"BEGIN":      begins,
-		"begin isolation level repeatable read, read only": begins,
-		"start transaction read write":                     begins,
-		"Commit":                                           commits,
-		"end transaction":                                  commits,
-		"commit prepared 'x'":                              reads,
-		"rollback":                                         rollsBack,
-		"abort work":                                       rollsBack,
-		"set search_path to a":                             settles,
-		"show all":                                         settles,
-		"discard all":                                      settles,
-		"insert into t values (1)":                         writes,
-		"/* c */ UPDATE t set a = 1":                       writes,
-		"delete from t":                                    writes,
-		"merge into t using s on true when matched then delete": writes,
-		"with a as (delete from t returning *) select * from a": writes,
-		"with a as (select 1) insert into t select * from a":    writes,
-		"with a as (select 1) select * from t for update":       reads,
-		"select * from t for no key update":                     reads,
-		"copy t from stdin":                                     writes,
-		"copy t (a, b) from stdin":                              writes,
-		"copy t to stdout":                                      reads,
-		"copy (select * from t) to stdout":                      reads,
-		"create table t (id int)":                               defines,
-		"create unique index async on t (id)":                   defines,
-		"call sys.wait_for_job('x')":                            waits,
-		"CALL sys . wait_for_job($1)":                           waits,
-		"call wait_for_job('x')":                                reads,
-		"alter table t add column b int":                        defines,
-		"drop table t":                                          defines,
-		"grant select on t to app":                              defines,
-		"revoke select on t from app":                           defines,
-		"comment on table t is 'x'":                             defines,
-		"prepare p as insert into t values ($1)":                prepares,
-		"execute p (1)":                                         executes,
+	for sql, want := range map[string]Kind{
+		"select 1":   Read,
+		"(select 1)": Read,
+		`"begin"`:    Read,
+		"vacuum":     Read,
+		"BEGIN":      Begin,
+		"begin isolation level repeatable read, read only": Begin,
+		"start transaction read write":                     Begin,
+		"Commit":                                           Commit,
+		"end transaction":                                  Commit,
+		"commit prepared 'x'":                              Read,
+		"rollback":                                         Rollback,
+		"abort work":                                       Rollback,
+		"set search_path to a":                             Set,
+		"show all":                                         Set,
+		"discard all":                                      Set,
+		"insert into t values (1)":                         Write,
+		"/* c */ UPDATE t set a = 1":                       Write,
+		"delete from t":                                    Write,
+		"merge into t using s on true when matched then delete": Write,
+		"with a as (delete from t returning *) select * from a": Write,
+		"with a as (select 1) insert into t select * from a":    Write,
+		"with a as (select 1) select * from t for update":       Read,
+		"select * from t for no key update":                     Read,
+		"copy t from stdin":                                     Write,
+		"copy t (a, b) from stdin":                              Write,
+		"copy t to stdout":                                      Read,
+		"copy (select * from t) to stdout":                      Read,
+		"create table t (id int)":                               DDL,
+		"create unique index async on t (id)":                   DDL,
+		"call sys.wait_for_job('x')":                            WaitForJob,
+		"CALL sys . wait_for_job($1)":                           WaitForJob,
+		"call wait_for_job('x')":                                Read,
+		"alter table t add column b int":                        DDL,
+		"drop table t":                                          DDL,
+		"grant select on t to app":                              DDL,
+		"revoke select on t from app":                           DDL,
+		"comment on table t is 'x'":                             DDL,
+		"prepare p as insert into t values ($1)":                Prepare,
+		"execute p (1)":                                         Execute,
 	} {
-		got := parse(sql)
+		got := Parse(sql)
 		require.Len(t, got, 1, sql)
-		require.Equal(t, want, got[0].kind, sql)
-		require.Empty(t, got[0].refusal, sql)
+		require.Equal(t, want, got[0].Kind, sql)
+		require.Nil(t, got[0].Refusal, sql)
 	}
 
 	for sql, want := range map[string]string{
@@ -121,16 +122,16 @@ func TestClassify(t *testing.T) {
 		"create temp table t (id int)": "unsupported statement: CREATE TEMPORARY",
 		"create local temporary view v as select 1": "unsupported statement: CREATE TEMPORARY",
 	} {
-		got := parse(sql)
+		got := Parse(sql)
 		require.Len(t, got, 1, sql)
-		require.Equal(t, want, got[0].refusal, sql)
+		require.Equal(t, notSupported(want), got[0].Refusal, sql)
 	}
 
-	require.True(t, parse("commit and chain")[0].chain)
-	require.False(t, parse("commit and no chain")[0].chain)
-	prepared := parse("prepare p (int) as insert into t values ($1)")[0]
-	require.Equal(t, "p", prepared.name)
-	require.Equal(t, writes, prepared.body.kind)
+	require.True(t, Parse("commit and chain")[0].Chain)
+	require.False(t, Parse("commit and no chain")[0].Chain)
+	prepared := Parse("prepare p (int) as insert into t values ($1)")[0]
+	require.Equal(t, "p", prepared.Name)
+	require.Equal(t, Write, prepared.Body.Kind)
 }
 
 // Splitting loses nothing but what stands between statements, and a statement
@@ -145,18 +146,44 @@ func FuzzParseStatements(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, sql string) {
 		end := 0
-		for _, st := range parse(sql) {
-			start := bytesOf(sql, st.start)
-			require.True(t, start >= end && strings.HasPrefix(sql[start:], st.sql) && st.sql != "")
-			require.Empty(t, parse(sql[end:start]))
-			end = start + len(st.sql)
+		for _, st := range Parse(sql) {
+			start := bytesOf(sql, st.Start)
+			require.True(t, start >= end && strings.HasPrefix(sql[start:], st.SQL) && st.SQL != "")
+			require.Empty(t, Parse(sql[end:start]))
+			end = start + len(st.SQL)
 
-			again := parse(st.sql)
+			again := Parse(st.SQL)
 			require.Len(t, again, 1)
-			again[0].start = st.start
+			again[0].Start = st.Start
 			require.Equal(t, st, again[0])
 		}
-		require.Empty(t, parse(sql[end:]))
+		require.Empty(t, Parse(sql[end:]))
+	})
+}
+
+var wrapped = regexp.MustCompile(`(?s)^SELECT sys\.create_index_async\('((?:[^']|'')*)', '((?:[^']|'')*)'\) AS job_id$`)
+
+// FuzzAsyncIndex: what PostgreSQL gets for CREATE INDEX ASYNC is the statement less that word, and no other
+// statement is changed.
+func FuzzAsyncIndex(f *testing.F) {
+	for _, seed := range []string{
+		"create index async on t (a)", "CREATE UNIQUE INDEX ASYNC IF NOT EXISTS \"it's\" ON t ((a || 'x''y'))", "create index async",
+		"create /* async */ index concurrently on t (a)", "create table async (index int)", "create index i on async (a)", "select 1; create index async on t(a);",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, sql string) {
+		for _, st := range Parse(sql) {
+			if st.Rewritten == "" {
+				continue
+			}
+			parts := wrapped.FindStringSubmatch(st.Rewritten)
+			require.NotNil(t, parts, st.Rewritten)
+			head, tail := strings.ReplaceAll(parts[1], "''", "'"), strings.ReplaceAll(parts[2], "''", "'")
+			require.True(t, strings.HasPrefix(st.SQL, head) && strings.HasSuffix(st.SQL, tail), st.Rewritten)
+			require.True(t, strings.EqualFold("async", st.SQL[len(head):len(st.SQL)-len(tail)]))
+			require.Contains(t, strings.ToLower(head), "index")
+		}
 	})
 }
 

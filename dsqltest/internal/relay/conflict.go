@@ -1,55 +1,40 @@
-package dsqltest
+package relay
 
 import (
 	"strings"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
-
-// lockTimeout is how long, in milliseconds, a backend waits for a lock. DSQL
-// does not wait at all. Below it the winner could not commit before the loser
-// gives up, and writers of one row would only ever stop each other; it is far
-// below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by it too.
-const lockTimeout = "10"
-
-// The two conflicts, as recorded from the service.
-var (
-	errConflict       = failure("40001", "change conflicts with another transaction (OC000)")
-	errSchemaConflict = failure("40001", "schema has been updated by another transaction (OC001)")
-)
-
-func failure(code, message string) *pgproto3.ErrorResponse {
-	return &pgproto3.ErrorResponse{Severity: "ERROR", SeverityUnlocalized: "ERROR", Code: code, Message: message}
-}
 
 // asConflict returns the conflict that PostgreSQL's error is at DSQL, or nil. cancelled: the client
 // has asked for a statement of the session to be cancelled.
 func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorResponse {
 	switch e.Code {
 	case "40001", "40P01":
-		return errConflict
+		return rules.ErrConflict
 	case "55P03":
 		// A wait for a row, or for an index entry of one, says so in its context.
 		// Any other is for a table, which only a schema change locks that much.
 		if strings.Contains(e.Where, "tuple") || strings.Contains(e.Message, "row") {
-			return errConflict
+			return rules.ErrConflict
 		}
-		return errSchemaConflict
+		return rules.ErrSchemaConflict
 	case "57014":
 		// PostgreSQL cancels itself by a signal when lock_timeout is over, and forgets why
 		// if the statement has begun to wait for another lock when it sees that.
 		if !cancelled && strings.Contains(e.Where, "tuple") {
-			return errConflict
+			return rules.ErrConflict
 		}
 	case "XX000":
 		// Two that change one row of the catalog.
 		if strings.HasPrefix(e.Message, "tuple concurrently ") {
-			return errSchemaConflict
+			return rules.ErrSchemaConflict
 		}
 	case "23505":
 		// Two that create the same name; IF NOT EXISTS does not keep them apart.
 		if e.SchemaName == "pg_catalog" {
-			return errSchemaConflict
+			return rules.ErrSchemaConflict
 		}
 	}
 	return nil

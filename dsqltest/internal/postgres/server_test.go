@@ -1,6 +1,6 @@
 //go:build unix
 
-package dsqltest
+package postgres
 
 import (
 	"bufio"
@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
@@ -37,33 +36,21 @@ func openTempDir(t *testing.T) string {
 	return dir
 }
 
-func mustStartPostgres(t *testing.T, dataDir string) *postgres {
-	p, err := startPostgres(t.Context(), dataDir, "")
+func mustStart(t *testing.T, dataDir string) *Server {
+	p, err := Start(t.Context(), Config{DataDir: dataDir})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, p.close()) })
+	t.Cleanup(func() { require.NoError(t, p.Close()) })
 	return p
 }
 
 // queryText returns the first column of a query's last row.
-func queryText(t *testing.T, p *postgres, sql string) string {
-	conn, frontend, err := p.login(t.Context())
+func queryText(t *testing.T, p *Server, sql string) string {
+	session, err := p.Open(t.Context())
 	require.NoError(t, err)
-	defer conn.Close()
-	frontend.Send(&pgproto3.Query{String: sql})
-	require.NoError(t, frontend.Flush())
-	var text string
-	for {
-		msg, err := frontend.Receive()
-		require.NoError(t, err)
-		switch msg := msg.(type) {
-		case *pgproto3.DataRow:
-			text = string(msg.Values[0])
-		case *pgproto3.ErrorResponse:
-			require.NoError(t, pgconn.ErrorResponseToPgError(msg))
-		case *pgproto3.ReadyForQuery:
-			return text
-		}
-	}
+	defer session.Close()
+	row, err := session.Query(sql)
+	require.NoError(t, err)
+	return row[0]
 }
 
 func postmasterPID(t *testing.T, dataDir string) int {
@@ -84,7 +71,7 @@ func exists(path string) bool {
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-func TestPostgres(t *testing.T) {
+func TestServer(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
 	for name, value := range map[string]string{
 		"PGHOST":           "a.invalid,b.invalid",
@@ -104,7 +91,7 @@ func TestPostgres(t *testing.T) {
 	} {
 		t.Setenv(name, value)
 	}
-	p, err := startPostgres(t.Context(), "", "")
+	p, err := Start(t.Context(), Config{})
 	require.NoError(t, err)
 	pid := postmasterPID(t, filepath.Join(p.dir, "data"))
 
@@ -128,35 +115,35 @@ func TestPostgres(t *testing.T) {
 		require.Equal(t, want, queryText(t, p, "SELECT current_setting('"+setting+"', true)"), setting)
 	}
 
-	require.NoError(t, p.exec(t.Context(), "CREATE ROLE someone LOGIN; CREATE TABLE t (a int)"))
+	require.NoError(t, p.Exec(t.Context(), "CREATE ROLE someone LOGIN; CREATE TABLE t (a int)"))
 	require.Equal(t, "1", queryText(t, p, "SELECT count(*) FROM pg_roles WHERE rolname = 'someone'"))
 	var pgErr *pgconn.PgError
-	require.ErrorAs(t, p.exec(t.Context(), "SELECT 1/0"), &pgErr)
+	require.ErrorAs(t, p.Exec(t.Context(), "SELECT 1/0"), &pgErr)
 	require.Equal(t, "22012", pgErr.Code)
 
 	// A session that is open, and busy, does not hold up close.
 	slow := make(chan error, 1)
-	go func() { slow <- p.exec(context.Background(), "SELECT pg_sleep(600)") }()
+	go func() { slow <- p.Exec(context.Background(), "SELECT pg_sleep(600)") }()
 	require.Eventually(t, func() bool {
 		return queryText(t, p, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
 	}, time.Minute, 10*time.Millisecond)
 
-	require.NoError(t, p.close())
+	require.NoError(t, p.Close())
 	require.Error(t, <-slow)
 	require.False(t, processExists(pid))
 	require.False(t, exists(p.dir))
-	require.NoError(t, p.close())
-	_, err = p.dial(t.Context())
+	require.NoError(t, p.Close())
+	_, err = p.Dial(t.Context())
 	require.ErrorContains(t, err, "it is closed")
 	goleak.VerifyNone(t, leaks)
 }
 
-func TestPostgresExecEndsWithContext(t *testing.T) {
-	p := mustStartPostgres(t, "")
+func TestExecEndsWithContext(t *testing.T) {
+	p := mustStart(t, "")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	reason := errors.New("enough")
 	done := make(chan error, 1)
-	go func() { done <- p.exec(ctx, "SELECT pg_sleep(600)") }()
+	go func() { done <- p.Exec(ctx, "SELECT pg_sleep(600)") }()
 	require.Eventually(t, func() bool {
 		return queryText(t, p, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1"
 	}, time.Minute, 10*time.Millisecond)
@@ -164,47 +151,47 @@ func TestPostgresExecEndsWithContext(t *testing.T) {
 	require.ErrorIs(t, <-done, reason)
 }
 
-func TestPostgresConcurrentUse(t *testing.T) {
-	p := mustStartPostgres(t, "")
+func TestConcurrentUse(t *testing.T) {
+	p := mustStart(t, "")
 	const users = 100
 	errs := make(chan error, users)
 	for i := range users {
-		go func() { errs <- p.exec(t.Context(), fmt.Sprintf("CREATE TABLE t%d (a int)", i)) }()
+		go func() { errs <- p.Exec(t.Context(), fmt.Sprintf("CREATE TABLE t%d (a int)", i)) }()
 	}
 	for range users {
 		require.NoError(t, <-errs)
 	}
 	var closers sync.WaitGroup
 	for range 4 {
-		closers.Go(func() { p.close() }) // the clean-up looks
+		closers.Go(func() { p.Close() }) // the clean-up looks
 	}
 	closers.Wait()
 }
 
 // One kernel queue slot and nobody who accepts: dial has to wait for its turn.
-func TestPostgresDialWaitsForAFullQueue(t *testing.T) {
+func TestDialWaitsForAFullQueue(t *testing.T) {
 	if runtime.GOOS != "linux" {
 		t.Skip("the queue's length is Linux's")
 	}
-	p := &postgres{dir: t.TempDir(), gone: make(chan struct{})}
+	p := &Server{dir: t.TempDir(), gone: make(chan struct{})}
 	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	require.NoError(t, err)
 	require.NoError(t, syscall.Bind(fd, &syscall.SockaddrUnix{Name: filepath.Join(p.dir, socketName)}))
 	require.NoError(t, syscall.Listen(fd, 0))
 	file := os.NewFile(uintptr(fd), "listener")
 	defer file.Close()
-	first, err := p.dial(t.Context())
+	first, err := p.Dial(t.Context())
 	require.NoError(t, err)
 	defer first.Close()
 
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err = p.dial(ctx)
+	_, err = p.Dial(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 
 	second := make(chan error, 1)
 	go func() {
-		conn, err := p.dial(t.Context())
+		conn, err := p.Dial(t.Context())
 		if err == nil {
 			conn.Close()
 		}
@@ -219,41 +206,41 @@ func TestPostgresDialWaitsForAFullQueue(t *testing.T) {
 	require.NoError(t, <-second)
 }
 
-func TestPostgresKeepsDataDir(t *testing.T) {
+func TestKeepsDataDir(t *testing.T) {
 	dataDir := filepath.Join(openTempDir(t), "not", "there yet")
-	p, err := startPostgres(t.Context(), dataDir, "")
+	p, err := Start(t.Context(), Config{DataDir: dataDir})
 	if os.Geteuid() == 0 {
 		// The directories in between are root's own, mode 0700.
 		require.ErrorContains(t, err, "may not use the data directory "+dataDir)
 		require.NoError(t, os.Chmod(filepath.Dir(dataDir), 0o711))
-		p, err = startPostgres(t.Context(), dataDir, "")
+		p, err = Start(t.Context(), Config{DataDir: dataDir})
 	}
 	require.NoError(t, err)
 	info, err := os.Stat(dataDir)
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
-	require.NoError(t, p.exec(t.Context(), "CREATE TABLE kept AS SELECT 42 AS a"))
+	require.NoError(t, p.Exec(t.Context(), "CREATE TABLE kept AS SELECT 42 AS a"))
 
-	_, err = startPostgres(t.Context(), dataDir, "")
+	_, err = Start(t.Context(), Config{DataDir: dataDir})
 	require.ErrorContains(t, err, `lock file "postmaster.pid" already exists`)
 
-	require.NoError(t, p.close())
+	require.NoError(t, p.Close())
 	require.False(t, exists(p.dir))
-	p = mustStartPostgres(t, dataDir)
+	p = mustStart(t, dataDir)
 	require.Equal(t, "42", queryText(t, p, "SELECT a FROM kept"))
 }
 
-func TestPostgresRefusesAForeignDataDir(t *testing.T) {
+func TestRefusesAForeignDataDir(t *testing.T) {
 	dataDir := openTempDir(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dataDir, "diary"), []byte("dear"), 0o644))
-	_, err := startPostgres(t.Context(), dataDir, "")
+	_, err := Start(t.Context(), Config{DataDir: dataDir})
 	require.ErrorContains(t, err, "could not access the server configuration file")
 	require.True(t, exists(filepath.Join(dataDir, "diary")))
 }
 
-func TestPostgresStartEndsWithContext(t *testing.T) {
+func TestStartEndsWithContext(t *testing.T) {
 	leaks := goleak.IgnoreCurrent()
-	mustStartPostgres(t, "").close() // for the template, which stays
+	mustStart(t, "").Close() // for the template, which stays
 	tmp := openTempDir(t)
 	t.Setenv("TMPDIR", tmp)
 	ctx, cancel := context.WithCancelCause(t.Context())
@@ -264,7 +251,7 @@ func TestPostgresStartEndsWithContext(t *testing.T) {
 		}
 		cancel(reason)
 	}()
-	_, err := startPostgres(ctx, "", "")
+	_, err := Start(ctx, Config{})
 	require.ErrorIs(t, err, reason)
 	require.Empty(t, entries(tmp))
 	goleak.VerifyNone(t, leaks)
@@ -272,21 +259,21 @@ func TestPostgresStartEndsWithContext(t *testing.T) {
 
 // The second PostgreSQL is a copy, and so is one that is kept: both know nothing
 // of the first, nor of an initdb that is not there any more.
-func TestPostgresTemplate(t *testing.T) {
-	first := mustStartPostgres(t, "")
-	require.NoError(t, first.exec(t.Context(), "CREATE TABLE t (a int)"))
+func TestTemplate(t *testing.T) {
+	first := mustStart(t, "")
+	require.NoError(t, first.Exec(t.Context(), "CREATE TABLE t (a int)"))
 	made := template.dir
 	for _, dataDir := range []string{"", openTempDir(t)} {
-		p := mustStartPostgres(t, dataDir)
+		p := mustStart(t, dataDir)
 		require.Equal(t, made, template.dir)
-		require.NoError(t, p.exec(t.Context(), "CREATE TABLE t (a int)"))
+		require.NoError(t, p.Exec(t.Context(), "CREATE TABLE t (a int)"))
 	}
 	require.NoError(t, os.RemoveAll(made))
-	mustStartPostgres(t, "")
+	mustStart(t, "")
 	require.NotEqual(t, made, template.dir)
 }
 
-func TestPostgresTemporaryDirectory(t *testing.T) {
+func TestTemporaryDirectory(t *testing.T) {
 	t.Run("where the account may not write", func(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("needs another account")
@@ -294,36 +281,36 @@ func TestPostgresTemporaryDirectory(t *testing.T) {
 		tmp := openTempDir(t)
 		require.NoError(t, os.Chmod(tmp, 0o755))
 		t.Setenv("TMPDIR", tmp)
-		require.Equal(t, "/tmp", filepath.Dir(mustStartPostgres(t, "").dir))
+		require.Equal(t, "/tmp", filepath.Dir(mustStart(t, "").dir))
 	})
 	t.Run("too long for a socket", func(t *testing.T) {
 		tmp := filepath.Join(openTempDir(t), strings.Repeat("x", 80))
 		require.NoError(t, os.Mkdir(tmp, 0o777))
 		require.NoError(t, os.Chmod(tmp, 0o777))
 		t.Setenv("TMPDIR", tmp)
-		require.Equal(t, "/tmp", filepath.Dir(mustStartPostgres(t, "").dir))
+		require.Equal(t, "/tmp", filepath.Dir(mustStart(t, "").dir))
 	})
 	t.Run("with a comma, a space and a quote", func(t *testing.T) {
 		tmp := filepath.Join(openTempDir(t), "a, b's")
 		require.NoError(t, os.Mkdir(tmp, 0o777))
 		require.NoError(t, os.Chmod(tmp, 0o777))
 		t.Setenv("TMPDIR", tmp)
-		require.Equal(t, tmp, filepath.Dir(mustStartPostgres(t, "").dir))
+		require.Equal(t, tmp, filepath.Dir(mustStart(t, "").dir))
 	})
 }
 
-func TestPostgresDiesByItself(t *testing.T) {
+func TestDiesByItself(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
-			p, err := startPostgres(t.Context(), "", "")
+			p, err := Start(t.Context(), Config{})
 			require.NoError(t, err)
 			require.NoError(t, syscall.Kill(postmasterPID(t, filepath.Join(p.dir, "data")), sig))
 			<-p.gone
 			require.False(t, exists(p.dir))
-			_, err = p.dial(t.Context())
+			_, err = p.Dial(t.Context())
 			require.ErrorContains(t, err, "it ended by itself")
 			require.ErrorContains(t, err, "database system is ready to accept connections", "the log's end is there")
-			require.ErrorIs(t, p.close(), p.err)
+			require.ErrorIs(t, p.Close(), p.err)
 		})
 	}
 }
@@ -334,9 +321,9 @@ const childEnv = "DSQLTEST_CHILD"
 func TestChild(t *testing.T) {
 	how := os.Getenv(childEnv)
 	if how == "" {
-		t.Skip("for TestPostgresEndsWithItsProcess and others, in a process of its own")
+		t.Skip("for TestEndsWithItsProcess and others, in a process of its own")
 	}
-	p, err := startPostgres(t.Context(), "", "")
+	p, err := Start(t.Context(), Config{})
 	require.NoError(t, err)
 	fmt.Printf("%s %d\n", p.dir, postmasterPID(t, filepath.Join(p.dir, "data")))
 	switch how {
@@ -365,7 +352,7 @@ func startChild(t *testing.T, how, tmp string) (*exec.Cmd, io.Reader) {
 	return cmd, stdout
 }
 
-func TestPostgresEndsWithItsProcess(t *testing.T) {
+func TestEndsWithItsProcess(t *testing.T) {
 	for _, how := range []string{"SIGKILL", "SIGTERM to all", "exit", "panic"} {
 		t.Run(how, func(t *testing.T) {
 			tmp := openTempDir(t)
@@ -401,7 +388,7 @@ func TestPostgresEndsWithItsProcess(t *testing.T) {
 
 // The moments before PostgreSQL runs: a directory was just made, initdb is at
 // work, its result is being copied, PostgreSQL starts.
-func TestPostgresStartEndsWithItsProcess(t *testing.T) {
+func TestStartEndsWithItsProcess(t *testing.T) {
 	for _, until := range []struct {
 		pattern string
 		count   int

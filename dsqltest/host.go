@@ -1,0 +1,106 @@
+package dsqltest
+
+import (
+	"time"
+
+	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
+)
+
+// relayHost is what the relay of a session sees of the server.
+type relayHost struct{ session *session }
+
+func (h relayHost) server() *Server { return h.session.client.server }
+
+func (h relayHost) Now() time.Time { return h.server().now() }
+
+func (h relayHost) TransactionAge() time.Duration { return h.server().transactionAge() }
+
+func (h relayHost) NextCommitFault() relay.CommitFault {
+	if h.session.internal {
+		return relay.NoFault
+	}
+	switch h.server().nextCommitFault() {
+	case Conflict:
+		return relay.Conflict
+	case BeforeCommit:
+		return relay.CutBeforeCommit
+	case AfterCommit:
+		return relay.CutAfterCommit
+	}
+	return relay.NoFault
+}
+
+func (h relayHost) Committed(schemaChanged, submittedJob bool) {
+	s := h.server()
+	if !h.session.internal {
+		s.count(func(c *TransactionCounts) { c.Applied++ })
+	}
+	if schemaChanged {
+		s.schemaChanged(h.session)
+	}
+	if submittedJob {
+		s.serving.Go(func() {
+			s.jobs.Run(s.ctx, h.session.backend(), func() { s.schemaChanged(h.session) })
+		})
+	}
+}
+
+func (h relayHost) Conflicted() {
+	h.server().count(func(c *TransactionCounts) { c.Conflicts++ })
+}
+
+func (h relayHost) SchemaConflicted() {
+	h.server().count(func(c *TransactionCounts) { c.SchemaConflicts++ })
+}
+
+func (h relayHost) Cut() {
+	h.server().count(func(c *TransactionCounts) { c.Cuts++ })
+	h.session.client.network.Close()
+}
+
+func (h relayHost) Canceled() bool {
+	h.server().mu.Lock()
+	defer h.server().mu.Unlock()
+	return h.session.cancelled
+}
+
+func (h relayHost) PauseBuilds() { h.server().jobs.Pause(h.server().ctx) }
+
+func (h relayHost) ResumeBuilds() { h.server().jobs.Resume() }
+
+func (s *Server) count(update func(*TransactionCounts)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	update(&s.transactions)
+}
+
+// schemaChanged tells every other session of session's namespace that the schema has changed.
+func (s *Server) schemaChanged(session *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// A session that has missed another's change still has to hear of that.
+	if session.schema == s.versions[session.namespace] {
+		session.schema++
+	}
+	s.versions[session.namespace]++
+}
+
+func (h relayHost) SchemaOutdated() bool {
+	s := h.server()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	version := s.versions[h.session.namespace]
+	if h.session.schema == version {
+		return false
+	}
+	h.session.schema = version
+	s.transactions.SchemaConflicts++
+	return true
+}
+
+func (h relayHost) CatchUpSchema() {
+	s := h.server()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h.session.schema = s.versions[h.session.namespace]
+}
