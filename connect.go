@@ -39,6 +39,7 @@ type connectLoop struct {
 	connector *connector
 	attempt   *login.Attempt
 	address   string // to dial
+	startup   []byte // pgx's startup message
 
 	backoff time.Duration
 	renewed bool          // the token was replaced after the server called it expired
@@ -150,7 +151,7 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 	}
 	attemptCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	session, phase, err := r.attempt.Open(attemptCtx, opened, token.Reveal())
+	session, phase, err := r.attempt.Open(attemptCtx, opened, r.startup, token.Reveal())
 	if err == nil {
 		return session, nil
 	}

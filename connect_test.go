@@ -17,6 +17,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
@@ -591,6 +592,73 @@ func TestCancelRequest(t *testing.T) {
 		require.Equal(t, publicName, a.ServerName)
 		require.Equal(t, "admin", selectUser(t, conn), "the session goes on")
 	}
+}
+
+// The login sends the startup message that pgx wrote, so a later pgx may write more parameters.
+func TestConnectSendsPgxStartupMessage(t *testing.T) {
+	for name, early := range map[string]bool{"token after it": false, "token with it": true} {
+		t.Run(name, func(t *testing.T) {
+			c := server.Config()
+			c.EarlyAuth = early
+			conn, err := dsql.Connect(t.Context(), c, func(cc *pgx.ConnConfig) {
+				cc.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+					return pgproto3.NewFrontend(r, &parameterAdder{Writer: w, name: "application_name", value: "a new pgx"})
+				}
+			})
+			require.NoError(t, err)
+			defer conn.Close(t.Context())
+			var got string
+			require.NoError(t, conn.QueryRow(t.Context(), "select current_setting('application_name')").Scan(&got))
+			require.Equal(t, "a new pgx", got)
+		})
+	}
+}
+
+// parameterAdder adds a parameter to the startup message, which is written first.
+type parameterAdder struct {
+	io.Writer
+	name, value string
+	done        bool
+}
+
+func (p *parameterAdder) Write(b []byte) (int, error) {
+	if p.done {
+		return p.Writer.Write(b)
+	}
+	p.done = true
+	var startup pgproto3.StartupMessage
+	if err := startup.Decode(b[4:]); err != nil {
+		return 0, err
+	}
+	startup.Parameters[p.name] = p.value
+	message, err := startup.Encode(nil)
+	if err != nil {
+		return 0, err
+	}
+	_, err = p.Writer.Write(message)
+	return len(b), err
+}
+
+// The error of a connect is this package's, behind what pgx says. It names none of pgx's hooks, and is
+// not safe to retry without a new connect. pgx would send a cancel request after a failed login.
+func TestConnectError(t *testing.T) {
+	s := dsqltest.New(t)
+	s.RefuseNext(len(connectFuncs), dsqltest.RefuseAccess)
+	for name, connect := range connectFuncs {
+		before := len(s.Attempts())
+		_, err := connect(t.Context(), s.Config(), 42)
+		require.ErrorContains(t, err, "failed to receive message: dsql: access denied: "+s.Addr(), name)
+		require.NotContains(t, err.Error(), "AfterNetConnect")
+		require.False(t, pgconn.SafeToRetry(err))
+		var failed *pgconn.ConnectError
+		require.ErrorAs(t, err, &failed)
+		require.Len(t, s.Attempts()[before:], 1)
+	}
+	// A login that works shows that the server has seen no other connection meanwhile.
+	before := len(s.Attempts())
+	_, err := connectFuncs["Connect"](t.Context(), s.Config(), 42)
+	require.NoError(t, err)
+	require.Len(t, s.Attempts()[before:], 1)
 }
 
 func TestConfigIsNotChanged(t *testing.T) {

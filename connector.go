@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"maps"
 	"net"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dsqlgo/dsql/internal/awsconfig"
@@ -88,21 +86,20 @@ func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, err
 	return e, loaded, err
 }
 
-// afterNetConnect is pgconn.Config.AfterNetConnect. pgx calls it before it writes its first byte,
-// and uses the connection that it returns, which is logged in already. So no ConnConfig contains a
-// token, each attempt uses a current one, and pgx sees neither a transient refusal nor a request
-// for a password.
+// afterNetConnect is pgconn.Config.AfterNetConnect. pgx calls it before it writes its first byte, and
+// uses the connection that it returns, which logs in when pgx has written its startup message. So no
+// ConnConfig contains a token, each attempt uses a current one, and pgx sees neither a transient
+// refusal nor a request for a password. It never fails itself, since pgx would put its name into the
+// error.
 func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
-	attempt, address, opened, err := k.newAttempt(config, conn)
-	if err != nil {
-		return conn, err // pgx closes conn
-	}
-	r := connectLoop{connector: k, attempt: attempt, address: address}
-	session, err := r.run(ctx, opened)
-	if err != nil {
-		return conn, err
-	}
-	return session, nil
+	return login.NewConn(ctx, conn, func(ctx context.Context, startup []byte) (*login.Session, error) {
+		attempt, address, opened, err := k.newAttempt(config, conn)
+		if err != nil {
+			return nil, err
+		}
+		loop := connectLoop{connector: k, attempt: attempt, address: address, startup: startup}
+		return loop.run(ctx, opened)
+	}), nil
 }
 
 // newAttempt derives an attempt from pgx's config, which users may have changed after ConnConfig
@@ -120,10 +117,6 @@ func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.A
 		TLS:        config.TLSConfig,
 		SSLRequest: config.SSLNegotiation != "direct",
 		EarlyToken: k.earlyAuth && !k.earlyRefused.Load(),
-		Startup:    startupMessage(config),
-	}
-	if _, err := a.Startup.Encode(nil); err != nil {
-		return nil, "", nil, configerr.New("Params", "cannot be sent: %v", err)
 	}
 	dial, network := config.DialFunc, ""
 	if lazy, ok := tlsConn.NetConn().(*lazyConn); ok {
@@ -134,20 +127,6 @@ func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.A
 	}
 	a.Dial = func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
 	return a, address, opened, nil
-}
-
-// startupMessage is the one that pgx will write for config.
-func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
-	m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: map[string]string{}}
-	if v := config.MaxProtocolVersion; v == "3.2" || v == "latest" {
-		m.ProtocolVersion = pgproto3.ProtocolVersion32
-	}
-	maps.Copy(m.Parameters, config.RuntimeParams)
-	m.Parameters["user"] = config.User
-	if config.Database != "" {
-		m.Parameters["database"] = config.Database
-	}
-	return m
 }
 
 // tunedPoolConfig returns a PoolConfig whose ConnConfig tune has changed.
@@ -166,22 +145,22 @@ func tunedPoolConfig(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 	return pool, nil
 }
 
-// applyTune calls tune, which may change cc. An AfterNetConnect that it sets is called after the
-// login. So the user's func does not see the token and cannot omit the login.
+// applyTune calls tune, which may change cc. An AfterNetConnect that it sets gets the connection of
+// afterNetConnect. So the user's func does not see the token and cannot omit the login.
 func applyTune(cc *pgx.ConnConfig, tune func()) {
 	logIn := cc.AfterNetConnect
 	cc.AfterNetConnect = returnConn // for funcs that call the previous one
 	tune()
-	afterLogin := cc.AfterNetConnect
-	if afterLogin == nil {
-		afterLogin = returnConn
+	wrap := cc.AfterNetConnect
+	if wrap == nil {
+		wrap = returnConn
 	}
 	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		session, err := logIn(ctx, config, conn)
 		if err != nil {
 			return session, err
 		}
-		wrapped, err := afterLogin(ctx, config, session)
+		wrapped, err := wrap(ctx, config, session)
 		if wrapped == nil {
 			wrapped = session // pgx closes it
 			if err == nil {

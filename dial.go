@@ -54,6 +54,9 @@ type lazyConn struct {
 // lazyDial returns the DialFunc for pgx.
 func lazyDial(dial pgconn.DialFunc) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if network == login.FailedNetwork {
+			return nil, net.ErrClosed
+		}
 		return &lazyConn{ctx: ctx, dial: dial, network: network, address: address}, nil
 	}
 }

@@ -164,9 +164,12 @@ func (c Config) ConnConfig(ctx context.Context) (*pgx.ConnConfig, error) {
 	return pool.ConnConfig, nil
 }
 
-// Connect opens one connection. tune may change the configuration first; an AfterNetConnect set
-// there gets a connection that is logged in already. Connect retries until ctx or ConnectTimeout
-// ends. Its error is one of this package's, wrapped by pgconn.
+// Connect opens one connection. It retries until ctx or ConnectTimeout ends. Its error is one of this
+// package's, wrapped by pgconn.
+//
+// tune may change the configuration first. An AfterNetConnect that is set there gets a connection that
+// logs in when pgx uses it. It may return a wrapper of that connection, which then sees the session in
+// plaintext, but not the token.
 func Connect(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*pgx.Conn, error) {
 	pool, err := tunedPoolConfig(ctx, c, tune)
 	if err != nil {

@@ -139,14 +139,19 @@ func TestConnectDeadlines(t *testing.T) {
 				t.Run(fmt.Sprint(name, " ", fault), func(t *testing.T) {
 					s.SetFaults(dsqltest.Always(fault))
 					c := s.Config()
-					c.ConnectTimeout = 300 * time.Millisecond
 					if phase == dsqltest.OnSSLRequest {
 						if after > 0 {
 							t.Skip("the answer is a single byte")
 						}
 						c.SSLNegotiation = "postgres"
 					}
-					_, err := connect(t.Context(), c, 42)
+					var err error
+					// A busy machine may need more time to reach the phase.
+					for _, c.ConnectTimeout = range []time.Duration{300 * time.Millisecond, 3 * time.Second, 20 * time.Second} {
+						if _, err = connect(t.Context(), c, 42); strings.Contains(err.Error(), says[phase]) {
+							break
+						}
+					}
 					require.ErrorIs(t, err, context.DeadlineExceeded)
 					require.ErrorContains(t, err, says[phase])
 					require.ErrorContains(t, err, "no answer, until the deadline")
@@ -499,7 +504,7 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 		effects := []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp, dsqltest.Reset, dsqltest.HangUp, dsqltest.Garbage, dsqltest.SkipPassword}
 		effect := effects[random.IntN(len(effects))]
 		if random.IntN(20) == 0 {
-			effect = dsqltest.Silence // costs a second each
+			effect = dsqltest.Silence // takes a third of ConnectTimeout
 		}
 		return dsqltest.Fault{Phase: dsqltest.Phase(random.IntN(6)), Effect: effect, After: random.IntN(300)}
 	}))
@@ -507,17 +512,17 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 	var answered, failed atomic.Int64
 	var wg sync.WaitGroup
 	next := make(chan int)
-	for range 64 {
+	for range 16 {
 		wg.Go(func() {
 			for i := range next {
 				c := s.Config()
 				c.ConnectRate = -1
 				c.EarlyAuth = i%2 == 0
-				c.ConnectTimeout = 6 * time.Second
+				c.ConnectTimeout = 20 * time.Second
 				if i%3 == 0 {
 					c.SSLNegotiation = "postgres"
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 				got, err := connectFuncs[names[i%len(names)]](ctx, c, i)
 				cancel()
 				if err != nil {

@@ -59,8 +59,8 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		pool.PingTimeout = pingTimeout
 	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		session, ok := p.Conn.PgConn().Conn().(*login.Session)
-		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(session.Opened) > pingAfterIdle)
+		conn, ok := p.Conn.PgConn().Conn().(*login.Conn)
+		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(conn.Opened()) > pingAfterIdle)
 	}
 
 	cc := pool.ConnConfig
@@ -92,7 +92,7 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 
 // NewPool returns a pool. Like pgxpool.NewWithConfig it does not wait for a connection, so problems
 // with the network or the login show at the first use. tune may change the configuration first; an
-// AfterNetConnect set there gets a connection that is logged in already.
+// AfterNetConnect set there gets a connection that logs in when pgx uses it.
 //
 // pgxpool connects in the background, until ConnectTimeout. A caller whose context ends earlier gets
 // only that context's error. To see the reason as well, set ConnectTimeout below the deadlines of

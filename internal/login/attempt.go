@@ -6,6 +6,8 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -27,17 +29,12 @@ type Attempt struct {
 	TLS        *tls.Config
 	SSLRequest bool // ask for TLS with an SSLRequest, instead of beginning with a ClientHello
 	EarlyToken bool // send the token with the startup message
-	Startup    pgproto3.StartupMessage
 }
 
-// Open opens a session. conn is an open TCP connection, or nil to dial one. If Open fails, it
-// closes the connection and returns the phase that failed. A refusal by the server is a
-// *pgconn.PgError.
-func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (session *Session, phase Phase, err error) {
-	startup, err := a.Startup.Encode(nil)
-	if err != nil {
-		return nil, PhaseDial, err
-	}
+// Open opens a session. startup is the encoded startup message. conn is an open TCP connection, or
+// nil to dial one. If Open fails, it closes the connection and returns the phase that failed. A
+// refusal by the server is a *pgconn.PgError.
+func (a *Attempt) Open(ctx context.Context, conn net.Conn, startup []byte, token string) (session *Session, phase Phase, err error) {
 	defer func() {
 		if err != nil && conn != nil {
 			conn.Close()
@@ -59,24 +56,24 @@ func (a *Attempt) Open(ctx context.Context, conn net.Conn, token string) (sessio
 	if err := tlsConn.HandshakeContext(ctx); err != nil {
 		return nil, PhaseTLS, err
 	}
-	var replay []byte
+	var answers []byte
 	if err := Interruptible(ctx, tlsConn, func() (err error) {
-		replay, err = a.authenticate(tlsConn, startup, token)
+		answers, err = a.authenticate(tlsConn, startup, token)
 		return err
 	}); err != nil {
 		return nil, PhaseLogin, err
 	}
-	return newSession(tlsConn, a.Startup, len(startup), replay), PhaseLogin, nil
+	return &Session{Conn: tlsConn, opened: time.Now(), answers: answers}, PhaseLogin, nil
 }
 
 // authenticate sends the startup message and the token, and returns the server's answers for pgx.
-func (a *Attempt) authenticate(conn net.Conn, startup []byte, token string) (replay []byte, err error) {
+func (a *Attempt) authenticate(conn net.Conn, startup []byte, token string) (answers []byte, err error) {
 	password, err := (&pgproto3.PasswordMessage{Password: token}).Encode(nil)
 	if err != nil {
 		return nil, err
 	}
 	if a.EarlyToken {
-		startup = append(startup, password...)
+		startup = slices.Concat(startup, password)
 	}
 	if _, err := conn.Write(startup); err != nil {
 		return nil, err

@@ -15,7 +15,7 @@ const (
 	// Limits for what a server sends during a login: for one message, and for all messages that are
 	// kept for pgx. Real logins take less than 1 KiB.
 	maxMessage = 16 << 10
-	maxReplay  = 64 << 10
+	maxAnswers = 64 << 10
 
 	headerSize = 5 // type byte and length
 )
@@ -33,7 +33,7 @@ var (
 // has to read: all but the request for the password. It calls sendPassword when the server asks for
 // a cleartext password; passwordSent says that the password was sent early. A refusal is a
 // *pgconn.PgError.
-func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (replay []byte, err error) {
+func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (answers []byte, err error) {
 	r := bufio.NewReaderSize(conn, 1024)
 	passwordAsked, accepted := false, false
 	for {
@@ -73,14 +73,14 @@ func ReadAnswers(conn io.Reader, sendPassword func() error, passwordSent bool) (
 		default:
 			return nil, fmt.Errorf("%w: a message of type %q", ErrProtocol, kind)
 		}
-		if len(replay)+len(message) > maxReplay {
-			return nil, fmt.Errorf("%w: more than %d bytes before the session began", ErrProtocol, maxReplay)
+		if len(answers)+len(message) > maxAnswers {
+			return nil, fmt.Errorf("%w: more than %d bytes before the session began", ErrProtocol, maxAnswers)
 		}
-		replay = append(replay, message...)
+		answers = append(answers, message...)
 		if kind == 'Z' {
 			// Bytes after ReadyForQuery that arrived with it are for pgx as well.
 			more, _ := r.Peek(r.Buffered())
-			return append(replay, more...), nil
+			return append(answers, more...), nil
 		}
 	}
 }
