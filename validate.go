@@ -93,11 +93,18 @@ func (k *connector) validateConnConfig(config *pgconn.Config) error {
 	if err := validateTLSConfig(config.TLSConfig); err != nil {
 		return err
 	}
-	if (config.User == adminUser) != (k.user == adminUser) {
-		return configerr.New("ConnConfig.User", "was changed from %q to %q, but tokens for admin and for other roles differ; set Config.User instead", k.user, config.User)
+	if err := k.validateUser(config.User); err != nil {
+		return err
 	}
 	if name := config.TLSConfig.ServerName; name != k.endpoint.ServerName {
 		return configerr.New("ConnConfig.TLSConfig", "has ServerName %q, but the token is signed for %q; set Config.ServerName instead", name, k.endpoint.ServerName)
+	}
+	return nil
+}
+
+func (k *connector) validateUser(user string) error {
+	if (user == adminUser) != (k.user == adminUser) {
+		return configerr.New("ConnConfig.User", "was changed from %q to %q, but tokens for admin and for other roles differ; set Config.User instead", k.user, user)
 	}
 	return nil
 }

@@ -43,9 +43,12 @@ func (e *StatusError) Error() string {
 	return text
 }
 
+// ErrEnvironment means that HTTPS_PROXY is wrong.
+var ErrEnvironment = errors.New("HTTPS_PROXY")
+
 var (
-	errNotURL = errors.New("HTTPS_PROXY is not a proxy's URL: use http://host:port, or list the endpoint in NO_PROXY")
-	errScheme = errors.New("HTTPS_PROXY has a scheme that is not supported: use http or https, or list the endpoint in NO_PROXY")
+	errNotURL = fmt.Errorf("%w is not the URL of a proxy; set it to http://host:port, or list the endpoint in NO_PROXY", ErrEnvironment)
+	errScheme = fmt.Errorf("%w has a scheme that is not supported; use http or https, or list the endpoint in NO_PROXY", ErrEnvironment)
 )
 
 // For returns the proxy for address as "host:port", or "" for none.
@@ -111,8 +114,21 @@ func (d Dialer) DialContext(ctx context.Context, network, address string) (net.C
 		conn.Close()
 		return nil, err
 	}
-	return conn, nil
+	return tunnel{conn, address}, nil
 }
+
+// tunnel is a connection through a proxy. Its RemoteAddr is the address that the proxy was asked for.
+type tunnel struct {
+	net.Conn
+	address string
+}
+
+func (t tunnel) RemoteAddr() net.Addr { return tunnelAddr(t.address) }
+
+type tunnelAddr string
+
+func (tunnelAddr) Network() string  { return "tcp" }
+func (a tunnelAddr) String() string { return string(a) }
 
 // connect sends CONNECT (RFC 9110, 9.3.6).
 func connect(conn net.Conn, proxy *url.URL, address string) error {

@@ -61,6 +61,7 @@ func TestConnect(t *testing.T) {
 	conn, err := dialer.DialContext(t.Context(), "tcp", "cluster.example.com:443")
 	require.NoError(t, err)
 	defer conn.Close()
+	require.Equal(t, "cluster.example.com:443", conn.RemoteAddr().String())
 	r := <-requests
 	require.Equal(t, "CONNECT cluster.example.com:443", r.Method+" "+r.RequestURI)
 	require.Equal(t, "cluster.example.com:443", r.Host)

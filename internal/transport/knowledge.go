@@ -59,7 +59,7 @@ func (k *knowledge) choose(now time.Time, stopped Transport) (t Transport, look,
 		t = TCP
 	}
 	if t == stopped {
-		t = t.other()
+		t = t.Other()
 	}
 	return t, false, false
 }

@@ -15,7 +15,8 @@ const (
 	WebSocket Transport = "websocket"
 )
 
-func (t Transport) other() Transport {
+// Other returns the transport that t is not.
+func (t Transport) Other() Transport {
 	if t == TCP {
 		return WebSocket
 	}

@@ -301,15 +301,21 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.stream.conn.SetWriteDeadline(t)
 }
 
-// LocalAddr and RemoteAddr are those of the TCP connection.
-func (c *Conn) LocalAddr() net.Addr  { return c.stream.conn.LocalAddr() }
-func (c *Conn) RemoteAddr() net.Addr { return c.stream.conn.RemoteAddr() }
+// Network is the network of the addresses of a Conn. pgx dials the network and address of a
+// connection to cancel its query, and so asks for another WebSocket.
+const Network = "websocket"
 
-// NetConn returns the connection that the WebSocket runs in. I/O on it would corrupt the
-// WebSocket.
-func (c *Conn) NetConn() net.Conn { return c.stream.conn }
+// LocalAddr returns the address of the connection below, with Network.
+func (c *Conn) LocalAddr() net.Addr { return address{c.stream.conn.LocalAddr()} }
+
+// RemoteAddr returns the address of the connection below, with Network.
+func (c *Conn) RemoteAddr() net.Addr { return address{c.stream.conn.RemoteAddr()} }
+
+type address struct{ net.Addr }
+
+func (address) Network() string { return Network }
 
 // opError makes err a net.Error, as pgx expects of deadlines.
 func (c *Conn) opError(op string, err error) error {
-	return &net.OpError{Op: op, Net: "websocket", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+	return &net.OpError{Op: op, Net: Network, Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }

@@ -327,7 +327,8 @@ func TestPeerEnds(t *testing.T) {
 
 func TestAddresses(t *testing.T) {
 	c := dial(t, func(ctx context.Context, ws *websocket.Conn) { ws.Read(ctx) })
-	require.Equal(t, "tcp", c.RemoteAddr().Network())
+	require.Equal(t, Network, c.RemoteAddr().Network())
+	require.Equal(t, c.stream.conn.RemoteAddr().String(), c.RemoteAddr().String())
 	require.NotEqual(t, c.LocalAddr().String(), c.RemoteAddr().String())
 	n, err := c.Read(nil)
 	require.NoError(t, err)
