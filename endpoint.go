@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/dsqlgo/dsql/internal/configerr"
+	"github.com/dsqlgo/dsql/internal/connstring"
 )
 
 // Endpoint is what the names in a Config mean: the address to dial, and the name to send to the
@@ -208,12 +209,6 @@ func parseServerName(s string) (string, nameParts, error) {
 	return name, parts, err
 }
 
-const hostIsARN = "is an ARN, which cannot be dialled; set the cluster's endpoint, <id>.dsql.<region>.on.aws, whose id and region the ARN names"
-
-// isARN reports whether s is an ARN, and not the host "arn" with a port: the name of every partition
-// begins with "aws" (IAM guide, "Amazon Resource Names").
-func isARN(s string) bool { return strings.HasPrefix(strings.ToLower(s), "arn:aws") }
-
 // splitAddress splits "name", "name:port", "1.2.3.4", "::1" and "[::1]:port" into host and port. The
 // host is in lower case and without a trailing dot. The port is 0 if there is none.
 func splitAddress(field, s string) (host string, port uint16, err error) {
@@ -221,8 +216,8 @@ func splitAddress(field, s string) (host string, port uint16, err error) {
 	switch {
 	case s == "":
 		return "", 0, configerr.New(field, "is empty; set it to the cluster endpoint (<id>.dsql.<region>.on.aws) or another name or address that leads to it")
-	case isARN(s):
-		return "", 0, configerr.New(field, hostIsARN)
+	case connstring.IsARN(s):
+		return "", 0, configerr.New(field, connstring.HostIsARN)
 	case strings.Contains(s, "://") || strings.ContainsAny(s, "@?"):
 		// Not quoted: a URL may contain a password.
 		if field == "DialAddress" {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql/internal/configerr"
+	"github.com/dsqlgo/dsql/internal/connstring"
 )
 
 // parameter says what ParseConfig does with a parameter. Exactly one field is set.
@@ -135,8 +136,8 @@ func acceptOnly(advice string, accepted ...string) func(*Config, string, string)
 
 func setHost(c *Config, _, value string) error {
 	switch {
-	case isARN(value):
-		return configerr.New("Host", hostIsARN)
+	case connstring.IsARN(value):
+		return configerr.New("Host", connstring.HostIsARN)
 	case strings.ContainsAny(value, "@/"):
 		// Not quoted: this may be a URL with a password.
 		return configerr.New("Host", "is neither a host name nor an IP address (it contains an @ or a slash); write only the name")

@@ -56,7 +56,7 @@ func startLocal(t *testing.T, env []string, args ...string) *local {
 		require.NoError(t, err, l.stderr.String())
 	}
 
-	// Everything that was printed is a shell's to read.
+	// A shell can read everything that was printed.
 	shell := exec.CommandContext(t.Context(), "sh", "-c", strings.Join(l.lines, "\n")+"\nenv")
 	shell.Env = []string{"PATH=" + os.Getenv("PATH")}
 	out, err := shell.Output()
@@ -111,14 +111,15 @@ func (l *local) sql(t *testing.T, user string, statements ...string) string {
 	return strings.TrimSuffix(got.stdout, "\n")
 }
 
-// What it prints is enough for this library and for psql, and nothing of it is left at the end.
+// The printed variables are enough for this library and for psql. Nothing is left at the end.
 func TestLocal(t *testing.T) {
 	for _, signal := range []os.Signal{syscall.SIGINT, syscall.SIGTERM} {
 		l := startLocal(t, nil)
 		require.Equal(t, []string{
-			"DSQL_URL", "DSQL_HOST", "DSQL_ADDRESS", "DSQL_CA_FILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
+			"DSQL_URL", "DSQL_HOST", "DSQL_ADDRESS", "DSQL_PORT", "DSQL_CA_FILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION",
 		}, l.names())
 		require.Equal(t, "# ready: Ctrl-C ends it", l.lines[len(l.lines)-1])
+		require.Equal(t, "127.0.0.1:"+l.env["DSQL_PORT"], l.env["DSQL_ADDRESS"])
 		require.Regexp(t, `^[a-z0-9]{26}\.dsql\.us-east-1\.on\.aws$`, l.env["DSQL_HOST"])
 		require.Equal(t, "us-east-1", l.env["AWS_REGION"])
 		require.NotContains(t, l.env["DSQL_URL"], l.env["AWS_SECRET_ACCESS_KEY"])
@@ -146,7 +147,7 @@ func TestLocal(t *testing.T) {
 	}
 }
 
-// AWS_SESSION_TOKEN of the shell would make every token worthless.
+// The shell's AWS_SESSION_TOKEN belongs to another key.
 func TestLocalAmongOtherCredentials(t *testing.T) {
 	l := startLocal(t, []string{"AWS_SESSION_TOKEN=other"})
 	require.Equal(t, "export AWS_SESSION_TOKEN=''", l.lines[slices.Index(l.names(), "AWS_SESSION_TOKEN")])
@@ -164,15 +165,22 @@ func TestLocalKeepsData(t *testing.T) {
 	first.sql(t, "admin", "insert into kept values (42)")
 	first.stop(t, os.Interrupt)
 	require.FileExists(t, first.env["DSQL_CA_FILE"])
-	for _, secret := range []string{identityFile, "authority.pem"} {
-		info, err := os.Stat(filepath.Join(dir, secret))
-		require.NoError(t, err)
-		require.Equal(t, os.FileMode(0o600), info.Mode())
+	requirePrivate := func() {
+		for _, name := range []string{identityFile, authorityFile} {
+			info, err := os.Stat(filepath.Join(dir, name))
+			require.NoError(t, err)
+			require.Equal(t, os.FileMode(0o600), info.Mode())
+		}
 	}
+	requirePrivate()
 
-	// The same in every respect, so that programs need not be told anew.
+	// A second start is the same in every respect, and makes files with keys private again.
+	for _, name := range []string{identityFile, authorityFile} {
+		require.NoError(t, os.Chmod(filepath.Join(dir, name), 0o644))
+	}
 	second := startLocal(t, nil, "--data", dir, "--listen", first.env["DSQL_ADDRESS"])
 	require.Equal(t, first.lines, second.lines)
+	requirePrivate()
 	for name, value := range first.env {
 		if name != "_" {
 			second.env[name] = value
@@ -182,7 +190,7 @@ func TestLocalKeepsData(t *testing.T) {
 	require.Equal(t, "orders", second.sql(t, "orders", "select current_user"))
 	second.stop(t, os.Interrupt)
 
-	// What the command line says counts, and stays.
+	// Flags replace what the directory has.
 	third := startLocal(t, nil, "--data", dir, "--region", "us-west-2", "--role", "app")
 	require.Equal(t, id+".dsql.us-west-2.on.aws", third.env["DSQL_HOST"])
 	require.Equal(t, first.env["AWS_SECRET_ACCESS_KEY"], third.env["AWS_SECRET_ACCESS_KEY"])
@@ -191,7 +199,7 @@ func TestLocalKeepsData(t *testing.T) {
 	got := runBinary(t, third.environ(), "psql", strings.Replace(third.env["DSQL_URL"], "admin@", "orders@", 1), "--", "-c", "select 1")
 	require.Contains(t, got.stderr, "access denied")
 	third.stop(t, os.Interrupt)
-	kept, err := openIdentity(dir)
+	kept, err := openDataDir(dir)
 	require.NoError(t, err)
 	require.Equal(t, "us-west-2", kept.Region)
 	require.Equal(t, []string{"app"}, kept.Roles)
@@ -226,7 +234,7 @@ func TestLocalCannotStart(t *testing.T) {
 	require.Equal(t, exitFailure, got.status)
 	require.Contains(t, got.stderr, identityFile+": unexpected end of JSON input; remove the file")
 
-	_, err = openIdentity(filepath.Join(broken, identityFile, "below"))
+	_, err = openDataDir(filepath.Join(broken, identityFile, "below"))
 	require.Error(t, err)
 	require.False(t, errors.Is(err, os.ErrNotExist))
 }

@@ -195,8 +195,8 @@ func parse(flags *flag.FlagSet, args []string) ([]string, error) {
 	}
 }
 
-// durationInto reads whole seconds or a Go duration into d, as token_lifetime of a connection string is
-// written.
+// durationInto reads whole seconds or a Go duration into d, as token_lifetime of a connection
+// string is written.
 func durationInto(d *time.Duration) func(string) error {
 	return func(value string) (err error) {
 		if strings.Trim(value, "0123456789") == "" {

@@ -107,12 +107,12 @@ func TestPsqlEnvironment(t *testing.T) {
 
 	got = runBinary(t, hostile, "psql", serverURL("app")+"&timezone=Asia/Tokyo&search_path=a&statement_timeout=5s&pool_max_conns=3", "--", "-XAt", "-c", "show timezone")
 	require.Equal(t, "Asia/Tokyo\n", got.stdout)
-	require.Contains(t, got.stderr, "search_path, statement_timeout is not passed on")
+	require.Contains(t, got.stderr, "not passed on, because libpq has no environment variable for it: search_path, statement_timeout;")
 	require.NotContains(t, got.stderr, "pool_max_conns")
 }
 
-// What --print-env prints and what token prints are enough for a psql that nobody helps, also in a shell
-// that has other things set.
+// What --print-env prints and what token prints are enough for a psql that nobody helps, also in a
+// shell that has other things set.
 func TestPsqlPrintEnv(t *testing.T) {
 	script := `
 PGSERVICE=evil PGSSLCERT=/nowhere PGHOSTADDR=127.0.0.9
@@ -186,45 +186,48 @@ func TestPsqlTokenIsInNoArgument(t *testing.T) {
 	require.Equal(t, "DbConnect", parameters(t, lines[2]+"\n").Get("Action"))
 }
 
-func TestPsqlVersions(t *testing.T) {
+// --print-env serves every program that uses libpq, so it needs no psql.
+func TestPsqlPrintEnvWithoutPsql(t *testing.T) {
 	bundle := filepath.Join(t.TempDir(), "bundle.pem")
 	require.NoError(t, os.WriteFile(bundle, server.CAPEM(), 0o600))
 	t.Setenv("SSL_CERT_FILE", bundle)
-	url := "dsql://app@" + server.Endpoint()
-	for _, tt := range []struct {
-		version, url, roots, negotiation string
-	}{
-		{"psql (PostgreSQL) 13.14", url, bundle, ""},
-		{"psql (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", url, bundle, ""},
-		{"psql (PostgreSQL) 15.18", url + "?sslrootcert=system", bundle, ""},
-		{"psql (PostgreSQL) 16.4", url, "system", ""},
-		{"psql (PostgreSQL) 16.4", url + "?sslrootcert=" + bundle, bundle, ""},
-		{"psql (PostgreSQL) 17.0", url, "system", "direct"},
-		{"psql (PostgreSQL) 17beta1", url + "?sslnegotiation=direct", "system", "direct"},
-		{"psql (PostgreSQL) 18devel", url + "?sslnegotiation=postgres", "system", ""},
-	} {
-		t.Run(tt.version, func(t *testing.T) {
-			fakePsql(t, tt.version, "exit 1")
-			got := runHere(t, nil, "psql", "--print-env", tt.url)
-			require.Equal(t, exitOK, got.status, got.stderr)
-			require.Contains(t, got.stdout, "export PGSSLROOTCERT="+tt.roots+"\n")
-			require.Equal(t, tt.negotiation == "direct", strings.Contains(got.stdout, "export PGSSLNEGOTIATION=direct\n"))
-			require.Contains(t, got.stdout, "export PGSSLMODE=verify-full\n")
-			require.Contains(t, got.stdout, "export PGCONNECT_TIMEOUT=30\n")
-		})
-	}
-	fakePsql(t, "GNU bash, version 5", "exit 1")
-	got := runHere(t, nil, "psql", url)
-	require.Equal(t, exitFailure, got.status)
-	require.Contains(t, got.stderr, "is no version of psql")
-
 	t.Setenv("PATH", t.TempDir())
-	got = runHere(t, nil, "psql", url)
+	base := "dsql://app@" + server.Endpoint()
+	for _, tt := range []struct{ connString, roots, negotiation string }{
+		{base, bundle, "direct"},
+		{base + "?sslrootcert=system", bundle, "direct"},
+		{base + "?sslrootcert=" + url.PathEscape(caPath), caPath, "direct"},
+		{base + "?sslnegotiation=direct", bundle, "direct"},
+		{base + "?sslnegotiation=postgres", bundle, "postgres"},
+	} {
+		got := runHere(t, nil, "psql", "--print-env", tt.connString)
+		require.Equal(t, exitOK, got.status, got.stderr)
+		for _, line := range []string{"PGSSLROOTCERT=" + quote(tt.roots), "PGSSLNEGOTIATION=" + tt.negotiation, "PGSSLMODE=verify-full", "PGCONNECT_TIMEOUT=30"} {
+			require.Contains(t, got.stdout, "export "+line+"\n")
+		}
+	}
+
+	got := runHere(t, nil, "psql", base)
 	require.Equal(t, exitNoPsql, got.status)
-	require.Contains(t, got.stderr, "dsql psql: psql is not there; install it")
+	require.Contains(t, got.stderr, "dsql psql: psql is not on PATH; install it")
 }
 
-// A name that does not resolve is told before psql runs.
+// The shell takes nothing for a command that comes from the environment or the connection string.
+func TestPsqlPrintEnvQuotes(t *testing.T) {
+	const name = "'; touch d; $(touch e) `touch f` sslrootcert=/dev/null"
+	got := runBinary(t, []string{"PG;touch${IFS}a;=x", "PG$(touch b)=x", "PG\ntouch c\n=x", "PGé=x", "PG_KNOWN=x"},
+		"psql", "--print-env", serverURL("app")+"&application_name="+url.PathEscape(name))
+	require.Equal(t, exitOK, got.status, got.stderr)
+	require.Contains(t, got.stdout, "unset PG_KNOWN\n")
+
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `eval "$1" && echo "$PGAPPNAME" && ls`, "sh", got.stdout)
+	cmd.Dir = t.TempDir()
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.Equal(t, name+"\n", string(out), "and no file")
+}
+
+// A name that does not resolve is an error of this command, not of psql.
 func TestPsqlLookupFails(t *testing.T) {
 	got := runHere(t, nil, "psql", "dsql://app@db.example.com?server_name="+server.Endpoint()+"&sslrootcert="+url.PathEscape(caPath))
 	require.Equal(t, exitFailure, got.status)
@@ -248,18 +251,22 @@ func TestPsqlAddresses(t *testing.T) {
 
 func TestSSLRootCert(t *testing.T) {
 	for connString, want := range map[string]string{
-		"dsql://h":                                      "",
-		"dsql://h?sslrootcert=/a/b.pem":                 "/a/b.pem",
-		"dsql://h?x=1&SSLRootCert=%2Fa%20b%2B+.pem#":    "/a b++.pem#",
-		"dsql://h?sslrootcert=system&x=1":               "system",
-		"postgres://h/db?sslrootcert=a\n":               "a",
-		"host=h sslrootcert=/a/b.pem user=u":            "/a/b.pem",
-		"sslrootcert=/a/b.pem":                          "/a/b.pem",
-		"host=h sslrootcert = '/a b/it\\'s.pem' user=u": "/a b/it's.pem",
-		`host=h SSLROOTCERT=/a\ b.pem`:                  "/a b.pem",
-		`host=h sslrootcert=a'b user=u`:                 "a'b",
-		"host=h sslrootcert='' user=u":                  "",
-		"host=h xsslrootcert=a":                         "",
+		"dsql://h":                      "",
+		"dsql://h?sslrootcert=/a/b.pem": "/a/b.pem",
+		"dsql://h?x=1&SSLRootCert=%2Fa%20b%2B+.pem%23":                     "/a b++.pem#",
+		"dsql://h?sslrootcert=system&x=1":                                  "system",
+		"postgres://h/db?sslrootcert=a\n":                                  "a",
+		"host=h sslrootcert=/a/b.pem user=u":                               "/a/b.pem",
+		"sslrootcert=/a/b.pem":                                             "/a/b.pem",
+		"host=h sslrootcert = '/a b/it\\'s.pem' user=u":                    "/a b/it's.pem",
+		`host=h SSLROOTCERT=/a\ b.pem`:                                     "/a b.pem",
+		`host=h sslrootcert=a'b user=u`:                                    "a'b",
+		"host=h sslrootcert='' user=u":                                     "",
+		"host=h xsslrootcert=a":                                            "",
+		"host=h application_name='x sslrootcert=/evil' sslrootcert=/a.pem": "/a.pem",
+		`host=h application_name=x\ sslrootcert=/evil`:                     "",
+		"dsql://h?application_name=x%26sslrootcert=/evil":                  "",
+		"dsql://h/?application_name=a%3Fsslrootcert%3D/evil":               "",
 	} {
 		require.Equal(t, want, sslRootCert(connString), connString)
 	}

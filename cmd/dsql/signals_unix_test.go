@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A terminal's Ctrl-C reaches the command and psql, and is psql's to answer; what other processes send to
-// the command alone is passed on.
+// A terminal's Ctrl-C reaches the command and psql, and is psql's to answer; what other processes
+// send to the command alone is passed on.
 func TestPsqlSignals(t *testing.T) {
 	fakePsql(t, "psql (PostgreSQL) 17.2", `
 sleep 60 >/dev/null 2>&1 &

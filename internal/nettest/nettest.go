@@ -28,18 +28,14 @@ func Listen(t *testing.T, serve func(*net.TCPConn)) (address string) {
 	require.NoError(t, err)
 	var (
 		wg    sync.WaitGroup
-		mu    sync.Mutex
-		conns []net.Conn
+		conns openConns
 	)
 	wg.Go(func() {
 		for {
-			conn, err := l.Accept()
+			conn, err := conns.add(l.Accept())
 			if err != nil {
 				return
 			}
-			mu.Lock()
-			conns = append(conns, conn)
-			mu.Unlock()
 			wg.Go(func() {
 				defer conn.Close()
 				serve(conn.(*net.TCPConn))
@@ -48,11 +44,7 @@ func Listen(t *testing.T, serve func(*net.TCPConn)) (address string) {
 	})
 	t.Cleanup(func() {
 		l.Close()
-		mu.Lock()
-		for _, conn := range conns {
-			conn.Close()
-		}
-		mu.Unlock()
+		conns.close()
 		wg.Wait()
 	})
 	return l.Addr().String()
@@ -109,13 +101,46 @@ func NameServer(t *testing.T, answer func(kind uint16) (rcode byte, addresses []
 		}
 	}()
 	usual := net.DefaultResolver
+	clients := &openConns{}
 	net.DefaultResolver = &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		// Its own Resolver, since it would read net.DefaultResolver, maybe after the test.
-		return (&net.Dialer{Resolver: usual}).DialContext(ctx, "udp", names.LocalAddr().String())
+		conn, err := (&net.Dialer{Resolver: usual}).DialContext(ctx, "udp", names.LocalAddr().String())
+		return clients.add(conn, err)
 	}}
 	t.Cleanup(func() {
 		net.DefaultResolver = usual
+		clients.close() // a lookup that was given up goes on in the background
 		names.Close()
 		<-done
 	})
+}
+
+// openConns are connections to close together. There are no new ones after that.
+type openConns struct {
+	mu     sync.Mutex // guards what follows
+	conns  []net.Conn
+	closed bool
+}
+
+func (o *openConns) add(conn net.Conn, err error) (net.Conn, error) {
+	if err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	o.conns = append(o.conns, conn)
+	return conn, nil
+}
+
+func (o *openConns) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	for _, conn := range o.conns {
+		conn.Close()
+	}
 }

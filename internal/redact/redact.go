@@ -13,9 +13,9 @@ import (
 
 const hidden = "[hidden]"
 
-// Redactor replaces the secrets that it was told of, and what looks like a part of a token, wherever
-// the text comes from: providers, DialFuncs and servers say what they like. Its zero value knows no
-// secret yet. It is not safe for concurrent use.
+// Redactor replaces the secrets that it was told of, and what looks like a part of a token,
+// wherever the text comes from: providers, DialFuncs and servers say what they like. Its zero value
+// knows no secret yet. It is not safe for concurrent use.
 type Redactor struct{ replacements []string }
 
 func (r *Redactor) add(secret, replacement string) {

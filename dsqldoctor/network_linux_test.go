@@ -18,7 +18,7 @@ import (
 	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
-// A listener whose queue is full lets no SYN through, as a filter does.
+// A listener whose queue is full ignores connection requests, as a firewall does.
 func TestDiagnoseBlackHole(t *testing.T) {
 	_, port, err := net.SplitHostPort(server.Addr())
 	require.NoError(t, err)
@@ -26,13 +26,20 @@ func TestDiagnoseBlackHole(t *testing.T) {
 
 	c := temporary(server)
 	c.DialAddress = "[::1]:" + port
-	r := diagnose(t, 2*time.Second, c)
+	h := hooks
+	h.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
+		if address == "[::1]:"+port {
+			return dialUnanswered(dial)(ctx, network, address)
+		}
+		return dial(ctx, network, address)
+	}
+	r := diagnoseWith(t, c, h)
 	requireVerdict(t, dsqldoctor.VerdictPort, r)
 	require.Contains(t, r.Summary, "The port is filtered")
 	require.Contains(t, fmt.Sprint(r.Remedies), "security group")
 	require.Contains(t, stepOf(t, r, "tcp [::1]:"+port).Seen, "no answer to the connection request within")
 
-	// Another address of the name makes up for it.
+	// Another address of the same name works.
 	nettest.NameServer(t, func(kind uint16) (byte, []netip.Addr) {
 		if kind == 28 {
 			return 0, []netip.Addr{netip.IPv6Loopback()}
@@ -40,14 +47,14 @@ func TestDiagnoseBlackHole(t *testing.T) {
 		return 0, []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 	})
 	c.DialAddress = "both.example.com:" + port
-	r = diagnose(t, 10*time.Second, c)
+	r = diagnoseWith(t, c, h)
 	requireVerdict(t, dsqldoctor.VerdictOK, r)
 	require.Equal(t, dsqldoctor.StepFailed, stepOf(t, r, "tcp [::1]:"+port).Result)
-	require.Contains(t, fmt.Sprint(r.Evidence), "the other addresses make up for it")
+	require.Contains(t, fmt.Sprint(r.Evidence), "another address works")
 }
 
-// A name with nothing but an address that there is no way to. Linux says "network is unreachable" for
-// TCP to a multicast address on any host, whatever routes it has.
+// A name that has an unreachable IPv6 address only. Linux reports "network is unreachable" for TCP
+// to a multicast address on any host, whatever routes it has.
 func TestDiagnoseIPv6Only(t *testing.T) {
 	nettest.NameServer(t, func(kind uint16) (byte, []netip.Addr) {
 		if kind == 28 {
@@ -57,19 +64,19 @@ func TestDiagnoseIPv6Only(t *testing.T) {
 	})
 	c := temporary(server)
 	c.DialAddress = ""
-	r := diagnose(t, 3*time.Second, c)
+	r := diagnose(t, c)
 	requireVerdict(t, dsqldoctor.VerdictIPv6, r)
 	require.Contains(t, r.Summary, publicName)
 	require.Equal(t, dsqldoctor.StepFailed, stepOf(t, r, "tcp [ff0e::d5:1]:5432").Result)
 }
 
-// A host of its own, as far as the network goes: without IPv6, without a route to one network, and with
-// another that swallows what is sent to it.
+// A network namespace is a host of its own: without IPv6, without a route to one network, and with
+// a route to another that drops every packet.
 func TestDiagnoseNamespace(t *testing.T) {
 	dial := namespace(t,
 		"link set lo up",
 		"addr add 10.76.0.1/32 dev lo",
-		// What goes out here comes in for an address that is not the host's, and is dropped.
+		// A packet sent here comes back in for an address that is not the host's, and is dropped.
 		"route add 10.77.0.0/24 dev lo src 10.76.0.1")
 	for address, want := range map[string]struct {
 		verdict dsqldoctor.Verdict
@@ -81,8 +88,8 @@ func TestDiagnoseNamespace(t *testing.T) {
 	} {
 		t.Run(address, func(t *testing.T) {
 			c := temporary(server)
-			c.DialAddress, c.DialFunc = address, dial
-			r := diagnose(t, 2*time.Second, c)
+			c.DialAddress, c.DialFunc = address, dialUnanswered(dial)
+			r := diagnose(t, c)
 			requireVerdict(t, want.verdict, r)
 			require.Contains(t, r.Summary, want.says)
 		})
@@ -129,8 +136,7 @@ func namespace(t *testing.T, setup ...string) func(ctx context.Context, network,
 	}
 }
 
-// blackHole makes [::1]:port a listener whose queue is full: Linux drops what
-// comes then.
+// blackHole makes [::1]:port a listener whose queue is full. Linux drops connection requests to it.
 func blackHole(t *testing.T, port string) {
 	fd, err := syscall.Socket(syscall.AF_INET6, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -141,7 +147,7 @@ func blackHole(t *testing.T, port string) {
 	require.NoError(t, err)
 	address := &syscall.SockaddrInet6{Port: n, Addr: netip.IPv6Loopback().As16()}
 	if err := syscall.Bind(fd, address); err != nil {
-		t.Skipf("[::1]:%s is not to be had: %v", port, err)
+		t.Skipf("[::1]:%s is not available: %v", port, err)
 	}
 	require.NoError(t, syscall.Listen(fd, 0))
 	for range 10 {
