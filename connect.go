@@ -51,7 +51,7 @@ type connectLoop struct {
 	failures map[transport.Transport]*connectError // the last attempts that the network stopped
 
 	backoff time.Duration
-	renewed bool          // the token was replaced after the server called it expired
+	renewed bool          // the token was replaced after a refusal; this happens once
 	refusal *connectError // the last refusal by the server, if any
 }
 
@@ -113,7 +113,10 @@ func (r *connectLoop) prepareRetry(failed *connectError) (wait time.Duration, ag
 		return 0, true
 	case failed.kind == refusal.TokenExpired && !r.renewed:
 		r.renewed = true
-		k.tokens.discard(failed.token)
+		k.tokens.discardExpired(failed.token)
+		return 0, true
+	case failed.kind == refusal.AccessDenied && !r.renewed && k.tokens.discardDenied(failed.token):
+		r.renewed = true
 		return 0, true
 	case failed.kind == refusal.RateExceeded && k.pacer != nil && !failed.paced && failed.phase == login.PhaseLogin:
 		return 0, true // the burst is used up; the pacer delays the next attempt

@@ -260,6 +260,47 @@ func TestConnectRefused(t *testing.T) {
 	}
 }
 
+// The provider has another key than the one that the server denies: connects work again long before the
+// token would have been refreshed. If the server denies every key, logins are not repeated.
+func TestConnectKeyRotated(t *testing.T) {
+	for name, rotated := range map[string]bool{"rotated": true, "denied for ever": false} {
+		t.Run(name, func(t *testing.T) {
+			var signed atomic.Int64
+			c := server.Config()
+			c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
+				key := server.Credentials()
+				if signed.Add(1) == 1 || !rotated {
+					key.SecretAccessKey = "the old one"
+				}
+				return key, nil
+			})
+			cc, err := c.ConnConfig(t.Context())
+			require.NoError(t, err)
+			attempts := attemptsFromNow()
+			connects := 0
+			connect := func() error {
+				connects++
+				conn, err := pgx.ConnectConfig(t.Context(), cc)
+				if err == nil {
+					err = conn.Close(t.Context())
+				}
+				return err
+			}
+			require.ErrorIs(t, connect(), dsql.ErrAccessDenied)
+			require.Eventually(t, func() bool {
+				err := connect()
+				if err == nil {
+					return true
+				}
+				require.ErrorIs(t, err, dsql.ErrAccessDenied)
+				return !rotated && signed.Load() == 2 && connects > 20
+			}, 20*time.Second, 10*time.Millisecond)
+			require.EqualValues(t, 2, signed.Load())
+			require.Len(t, attempts(), connects+1, "one login was made twice")
+		})
+	}
+}
+
 // Certificates are verified in full: a server with another authority or another name gets no token.
 func TestConnectVerifies(t *testing.T) {
 	for name, change := range map[string]func(*dsql.Config){

@@ -155,6 +155,9 @@ func (c Config) Endpoint(ctx context.Context) (Endpoint, error) {
 //   - A func in AfterNetConnect must call the one that was there, which makes the login. (Connect,
 //     NewPool and NewConnector take care of that for funcs that are set in tune.)
 //
+// Its ConnString describes the connection, with sslmode=verify-full, but cannot contain the login: a
+// tool that parses it again cannot connect. Give such a tool the ConnConfig itself, or a *sql.DB.
+//
 // ctx limits the reading of the AWS environment. The error is ErrConfig or ErrCredentials.
 func (c Config) ConnConfig(ctx context.Context) (*pgx.ConnConfig, error) {
 	pool, err := c.PoolConfig(ctx)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
@@ -138,6 +139,33 @@ func TestProfile(t *testing.T) {
 	_, err = dsql.Connect(t.Context(), c)
 	require.ErrorIs(t, err, dsql.ErrConfig)
 	require.ErrorContains(t, err, `Profile: "absent"`)
+}
+
+// Tools parse ConnString again. What they get names the cluster, dials nothing else, and sends no
+// plaintext.
+func TestConnString(t *testing.T) {
+	t.Setenv("PGPASSWORD", "hunter2")
+	t.Setenv("PGHOST", "elsewhere.example.com")
+	c := server.Config()
+	c.User, c.ApplicationName, c.SSLNegotiation = "app", "it's me", "postgres"
+	c.Params = map[string]string{"search_path": "a, b"}
+	cc, err := c.ConnConfig(t.Context())
+	require.NoError(t, err)
+	require.NotContains(t, cc.ConnString(), "hunter2")
+	require.NotContains(t, cc.ConnString(), "X-Amz")
+
+	again, err := pgx.ParseConfig(cc.ConnString())
+	require.NoError(t, err)
+	require.Equal(t, cc.Host, again.Host)
+	require.Equal(t, cc.Port, again.Port)
+	require.Equal(t, "app", again.User)
+	require.Equal(t, "postgres", again.Database)
+	require.Equal(t, cc.RuntimeParams, again.RuntimeParams)
+	require.Equal(t, "postgres", again.SSLNegotiation)
+	require.Empty(t, again.Fallbacks)
+	require.NotNil(t, again.TLSConfig)
+	require.False(t, again.TLSConfig.InsecureSkipVerify)
+	require.Equal(t, cc.Host, again.TLSConfig.ServerName)
 }
 
 // RoleARN goes through STS, once for many tokens.

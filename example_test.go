@@ -323,15 +323,16 @@ func ExampleTokenSource_Token() {
 func ExampleTokenEvent() {
 	ctx := context.Background()
 	config := server.Config()
-	config.OnToken = func(e dsql.TokenEvent) {
-		fmt.Println("signed:", e.Err == nil, "nobody waited:", e.Background, "good for:", time.Until(e.Expires).Round(time.Minute))
-	}
+	events := make(chan dsql.TokenEvent, 1)
+	config.OnToken = func(e dsql.TokenEvent) { events <- e }
 	conn, err := dsql.Connect(ctx, config)
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer conn.Close(ctx)
-	// Output: signed: true nobody waited: false good for: 15m0s
+	e := <-events
+	fmt.Println("signed:", e.Err == nil, "in the background:", e.Background, "valid for:", time.Until(e.Expires).Round(time.Minute))
+	// Output: signed: true in the background: false valid for: 15m0s
 }
 
 func ExampleRetryEvent() {

@@ -1,8 +1,10 @@
 package dsql
 
 import (
+	"cmp"
 	"errors"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -12,22 +14,40 @@ import (
 	"github.com/dsqlgo/dsql/internal/configerr"
 )
 
-// defaultParams are the parameters that pgx would otherwise read from the environment or from files
-// in the home directory. PoolConfig then sets from Config what these values lead to. It also sets up
-// TLS; with sslmode=disable pgx prepares none itself, and no fallbacks.
-var defaultParams = map[string]string{
-	"host": "dsql.invalid", "port": "5432", "user": adminUser, "database": defaultDatabase,
-	"passfile": "", "connect_timeout": "0", "options": "", "timezone": "", "application_name": "",
-	"sslmode": "disable", "sslcert": "", "sslkey": "", "sslrootcert": "",
-	"sslcertmode": "allow", "sslsni": "1", "sslnegotiation": "direct",
+// noEnvironment are the parameters that pgx would otherwise read from the environment or from files
+// in the home directory, and that no Config field sets.
+var noEnvironment = map[string]string{
+	"passfile": "", "connect_timeout": "0",
+	"sslcert": "", "sslkey": "", "sslrootcert": "", "sslcertmode": "allow", "sslsni": "1",
 	"target_session_attrs": "any", "min_protocol_version": "3.0", "max_protocol_version": "3.0",
 	"channel_binding": "prefer", "require_auth": "",
 }
 
-// parsePgx has pgx parse params, without the PG* environment and the files in the home directory.
-func parsePgx(params map[string]string) (*pgxpool.Config, error) {
-	settings := maps.Clone(defaultParams)
-	maps.Copy(settings, params)
+// parsePgx has pgx parse the settings of c, without the PG* environment and the files in the home
+// directory. pgx keeps the string that it parses: users see it as ConnConfig.ConnString, and some
+// tools parse it again. So it is as true as it can be, and safe: with verify-full, and no fallbacks.
+func parsePgx(c Config, e Endpoint) (*pgxpool.Config, error) {
+	host, port, err := net.SplitHostPort(e.DialAddress)
+	if err != nil {
+		return nil, err
+	}
+	settings := maps.Clone(noEnvironment)
+	for name, value := range map[string]string{
+		"host": host, "port": port, "user": c.user(), "database": cmp.Or(c.Database, defaultDatabase),
+		"sslmode": "verify-full", "sslnegotiation": cmp.Or(c.SSLNegotiation, "direct"),
+	} {
+		settings[name] = value
+	}
+	// pgx would send these to the server even if they are empty.
+	for name, variable := range map[string]string{"options": "PGOPTIONS", "timezone": "PGTZ", "application_name": "PGAPPNAME"} {
+		if os.Getenv(variable) != "" {
+			settings[name] = ""
+		}
+	}
+	if c.ApplicationName != "" {
+		settings["application_name"] = c.ApplicationName
+	}
+	maps.Copy(settings, c.Params)
 
 	if os.Getenv("PGSERVICE") != "" {
 		// pgx always reads the service that this variable names, so give it an empty one.
@@ -55,7 +75,7 @@ func parsePgx(params map[string]string) (*pgxpool.Config, error) {
 		return nil, configerr.New("Params", "%s", strings.Replace(text, "pool_max_conns too small", "pool_max_conns too small; set it to at least 1", 1))
 	}
 	for name := range pool.ConnConfig.RuntimeParams {
-		if _, ok := params[name]; !ok {
+		if _, ok := c.Params[name]; !ok && (name != "application_name" || c.ApplicationName == "") {
 			delete(pool.ConnConfig.RuntimeParams, name)
 		}
 	}

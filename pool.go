@@ -38,7 +38,7 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, err := parsePgx(c.Params)
+	pool, err := parsePgx(c, k.endpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -64,21 +64,8 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	}
 
 	cc := pool.ConnConfig
-	if cc.Host, cc.Port, err = splitAddress("Host", k.endpoint.DialAddress); err != nil {
-		return nil, err
-	}
-	cc.User = c.user()
-	if cc.Database = c.Database; cc.Database == "" {
-		cc.Database = defaultDatabase
-	}
-	if c.ApplicationName != "" {
-		cc.RuntimeParams["application_name"] = c.ApplicationName
-	}
 	if cc.ConnectTimeout = c.ConnectTimeout; cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = defaultConnectTimeout
-	}
-	if cc.SSLNegotiation = c.SSLNegotiation; cc.SSLNegotiation == "" {
-		cc.SSLNegotiation = "direct"
 	}
 	cc.LookupFunc = skipLookup
 	if k.transport == transportTCP {

@@ -3,10 +3,6 @@ package dsql
 import (
 	"context"
 	"fmt"
-	"io"
-	"log/slog"
-	"net/url"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,77 +14,30 @@ import (
 )
 
 const (
-	defaultTokenLifetime = 15 * time.Minute
+	// A signing may take this long, calls to STS or the instance's metadata service included. After
+	// abandonAfter the source no longer waits for a provider that ignores the end of its context.
+	signTimeout  = 30 * time.Second
+	abandonAfter = signTimeout + time.Second
 
-	// A token is replaced in the background after this share of its lifetime. With the default of
-	// 15 minutes, three are left, in which an outage of STS goes unnoticed.
-	refreshShare = 0.8
+	// At most this many signings of a source run at once; all but one of them were abandoned or
+	// cancelled, and their provider has not returned yet. With 32, a provider may hang for a quarter of
+	// an hour before the source stops calling it.
+	maxSignings = 32
 
-	// A token is not used when less than its margin is left: a tenth of its lifetime, at most 30 s.
-	// With the default ConnectTimeout, so much time may pass until the server checks the token.
-	marginShare = 0.1
-	maxMargin   = 30 * time.Second
-
-	// A signing may take this long, calls to STS or the instance's metadata service included.
-	signTimeout = 30 * time.Second
-
-	// A fresh token is checked against the wall clock at most this often, since reading the
-	// monotonic clock takes half the time. If the machine slept, the next check notices that.
+	// A fresh token is checked against the wall clock at most this often, since reading the monotonic
+	// clock takes half the time. If the machine slept, the next check notices that.
 	checkEvery = time.Millisecond
 
-	// After a failed refresh, while the old token is still valid, the next refresh waits for this
-	// share of the token's lifetime, at most 10 s.
+	// After a failed refresh, while the old token is still valid, the next refresh waits for this share
+	// of the token's lifetime, at most 10 s.
 	retryShare    = 0.02
 	maxRetryDelay = 10 * time.Second
+
+	// A token that the server denied is replaced if it is older than minDeniedAge, once in renewInterval.
+	// If a policy denies every login, these are the only ones that are made twice.
+	minDeniedAge  = 2 * time.Second // times of signing are whole seconds, so the real age is above 1 s
+	renewInterval = time.Minute
 )
-
-// Token is a signed IAM token. Printing, logging or marshalling one shows no secret; only Reveal
-// does.
-type Token struct {
-	// A func, since printers that show unexported fields do not call funcs.
-	reveal func() string
-
-	// Unix times in nanoseconds: when it was signed, is to be refreshed, is no longer used, and
-	// expires. They are wall-clock times, since the monotonic clock stops while a laptop sleeps or
-	// a Lambda is frozen.
-	signed, refreshAt, unusableAt, expires int64
-}
-
-// Reveal returns the token itself, which is the password for the server until it expires. Keep it
-// out of logs, URLs and command lines.
-func (t Token) Reveal() string {
-	if t.reveal == nil {
-		return ""
-	}
-	return t.reveal()
-}
-
-// Expires returns when the token expires, to the second. Then the server refuses it for new
-// connections; open connections are not affected.
-func (t Token) Expires() time.Time { return time.Unix(0, t.expires) }
-
-// String says when the token expires. It does not contain the token.
-func (t Token) String() string {
-	if t.reveal == nil {
-		return "no DSQL token"
-	}
-	return "DSQL token, expires " + t.Expires().UTC().Format(time.RFC3339)
-}
-
-// Format prints String for every verb.
-func (t Token) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, t.String()) }
-
-// MarshalText returns String, for encoding/json and the like.
-func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
-
-// LogValue returns String.
-func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
-
-func (t Token) lifetime() time.Duration { return time.Duration(t.expires - t.signed) }
-
-// usable reports whether the token may be used at now. It may not if the clock was set back to
-// before the signing: then the token is not valid yet.
-func (t *Token) usable(now int64) bool { return t.signed <= now && now < t.unusableAt }
 
 // TokenSource signs tokens for one user of one cluster and keeps the current one. It is safe for
 // concurrent use and needs no closing. It has no goroutine between signings.
@@ -99,12 +48,22 @@ func (t *Token) usable(now int64) bool { return t.signed <= now && now < t.unusa
 //	aging      until its margin is left     the call returns it; one refresh runs in the background
 //	unusable   then, or if there is none    all calls wait for one signing
 //
-// If a refresh fails, the aging token stays in use and the next refresh runs a little later. If
-// there is no usable token, the waiting calls get the error, and the next call signs again.
+// The server's refusal can make a token unusable earlier: see discardExpired and discardDenied.
+//
+// If a refresh fails, the aging token stays in use and the next refresh runs a little later. If there
+// is no usable token, the waiting calls get the error, and the next call signs again. A signing is:
+//
+//	running     calls wait for it             until the provider returns, or abandonAfter is over
+//	cancelled   the last call gave up         until the provider returns
+//	abandoned   the calls got an error        until the provider returns
+//
+// A cancelled or abandoned signing does not keep the next call from starting another. If it still
+// returns a token, the source uses that.
 type TokenSource struct {
 	// sign signs a new token. It is a func, since printers that show unexported fields do not call
 	// funcs, and so do not show the credentials.
 	sign     func(ctx context.Context) (Token, error)
+	renew    func() // has the provider forget the credentials that it keeps
 	observer observer
 	current  atomic.Pointer[Token]
 
@@ -112,27 +71,31 @@ type TokenSource struct {
 	checked atomic.Int64 // when the current token was last found fresh, in ns after created
 
 	mu       sync.Mutex // guards the fields below
-	signing  *signing   // in progress, or nil
+	signing  *signing   // the running one, or nil
+	signings int        // of all states
 	retryAt  int64      // no background refresh before this Unix time in ns
-	rejected int64      // when the last rejected token was signed
+	renewAt  int64      // no replacement of a denied token before this Unix time in ns
+	rejected int64      // when the last discarded token was signed
 }
 
 // signing is one signing, which any number of calls wait for.
 type signing struct {
-	done   chan struct{} // closed when token and err are set
-	token  *Token
-	err    error
-	cancel context.CancelFunc
-
-	// waiting counts the calls that wait for it, and is guarded by the source's mu. When it reaches
-	// 0, the signing is cancelled, unless it is a background refresh.
-	waiting    int
+	done       chan struct{} // closed when token and err are set
+	token      *Token
+	err        error
+	cancel     context.CancelFunc
 	background bool
+	start      time.Time
+
+	// These are guarded by the source's mu. When no call waits any more, the signing is cancelled,
+	// unless it runs in the background.
+	waiting int
+	ended   bool // done is closed
 }
 
 // NewTokenSource returns a source of the tokens that c's connections use. It reads the AWS
-// environment for what c does not say, but does not sign yet; ctx limits only this reading. The
-// error is ErrConfig or ErrCredentials.
+// environment for what c does not say, but does not sign yet; ctx limits only this reading. The error
+// is ErrConfig or ErrCredentials.
 func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
 	k, err := newConnector(ctx, c)
 	if err != nil {
@@ -142,7 +105,7 @@ func NewTokenSource(ctx context.Context, c Config) (*TokenSource, error) {
 }
 
 func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string, lifetime time.Duration, observer observer) *TokenSource {
-	s := &TokenSource{observer: observer, created: time.Now()}
+	s := &TokenSource{observer: observer, created: time.Now(), renew: func() {}}
 	s.checked.Store(-int64(checkEvery))
 	generate := auth.GenerateDbConnectAuthToken
 	if user == adminUser {
@@ -154,12 +117,15 @@ func newTokenSource(credentials aws.CredentialsProvider, e Endpoint, user string
 			return generate(ctx, e.ServerName+"/", e.Region, fixed, func(o *auth.TokenOptions) { o.ExpiresIn = lifetime })
 		})
 	}
+	if cache, ok := credentials.(*aws.CredentialsCache); ok {
+		s.renew = cache.Invalidate
+	}
 	return s
 }
 
-// Token returns a token that is valid for at least a tenth of its lifetime, or 30 s if that is
-// less. It waits only if there is no such token, until the signing that all callers share ends or
-// ctx does. The error is ErrCredentials or ctx's.
+// Token returns a token that is valid for at least a tenth of its lifetime, or 30 s if that is less.
+// It waits only if there is no such token, until the signing that all callers share ends or ctx does.
+// The error is ErrCredentials or ctx's.
 func (s *TokenSource) Token(ctx context.Context) (Token, error) {
 	t, err := s.get(ctx)
 	if err != nil {
@@ -186,16 +152,16 @@ func (s *TokenSource) get(ctx context.Context) (*Token, error) {
 	return s.wait(ctx)
 }
 
-// refresh starts a signing in the background, unless one is in progress or has just failed.
+// refresh starts a signing in the background, unless one is running or has just failed.
 func (s *TokenSource) refresh(ctx context.Context, now int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.signing == nil && now >= s.retryAt {
-		s.start(ctx).background = true
+	if s.signing == nil && now >= s.retryAt && s.signings < maxSignings {
+		s.start(ctx, true)
 	}
 }
 
-// wait waits for the signing in progress, or starts one.
+// wait waits for the running signing, or starts one.
 func (s *TokenSource) wait(ctx context.Context) (*Token, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("dsql: waiting for a token: %w", err)
@@ -207,7 +173,11 @@ func (s *TokenSource) wait(ctx context.Context) (*Token, error) {
 	}
 	f := s.signing
 	if f == nil {
-		f = s.start(ctx)
+		if s.signings == maxSignings {
+			s.mu.Unlock()
+			return nil, fmt.Errorf("%w: %d calls of the credentials provider have not returned; make it heed its context, and restart the process if they never return", ErrCredentials, maxSignings)
+		}
+		f = s.start(ctx, false)
 	}
 	f.waiting++
 	s.mu.Unlock()
@@ -230,48 +200,88 @@ func (s *TokenSource) wait(ctx context.Context) (*Token, error) {
 }
 
 // start starts a signing, which does not end with ctx but has its values. s.mu must be held.
-func (s *TokenSource) start(ctx context.Context) *signing {
+func (s *TokenSource) start(ctx context.Context, background bool) *signing {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signTimeout)
-	f := &signing{done: make(chan struct{}), cancel: cancel}
+	f := &signing{done: make(chan struct{}), cancel: cancel, background: background, start: time.Now()}
 	s.signing = f
+	s.signings++
+	abandon := time.AfterFunc(abandonAfter, func() {
+		s.finish(ctx, f, Token{}, fmt.Errorf("%w: the credentials provider has not returned within %s, nor when its context ended", ErrCredentials, signTimeout), false)
+	})
 	go func() {
 		defer cancel()
-		began := time.Now()
 		token, err := s.sign(ctx)
-		s.finish(ctx, f, token, err, time.Since(began))
+		abandon.Stop()
+		s.finish(ctx, f, token, err, true)
 	}()
 	return f
 }
 
-// finish stores the result of a signing and wakes the calls that wait for it.
-func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err error, took time.Duration) {
+// finish stores the result of a signing, wakes the calls that wait for it, and then reports it.
+// returned says that the provider did.
+func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err error, returned bool) {
 	s.mu.Lock()
-	if err == nil {
-		f.token = &token
+	if returned {
+		s.signings--
+	}
+	if f.ended && err != nil {
+		s.mu.Unlock()
+		return // its calls have an error already
+	}
+	abandoned := f.ended
+	old := s.current.Load()
+	switch {
+	case err != nil && old != nil:
+		s.retryAt = time.Now().Add(min(fraction(retryShare, old.lifetime()), maxRetryDelay)).UnixNano()
+	case err == nil && (!abandoned || old == nil || old.expires < token.expires):
 		s.current.Store(&token)
-	} else {
-		f.err = err
-		if old := s.current.Load(); old != nil {
-			s.retryAt = time.Now().Add(min(fraction(retryShare, old.lifetime()), maxRetryDelay)).UnixNano()
+	}
+	if !abandoned {
+		f.ended, f.err = true, err
+		if err == nil {
+			f.token = &token
 		}
+		close(f.done)
 	}
 	if s.signing == f {
 		s.signing = nil
 	}
 	s.mu.Unlock()
-	defer close(f.done)
-	e := TokenEvent{Err: err, Background: f.background, Took: took}
+	e := TokenEvent{Err: err, Background: f.background || abandoned, Took: time.Since(f.start)}
 	if err == nil {
 		e.Expires = token.Expires()
 	}
 	s.observer.token(ctx, e)
 }
 
-// discard removes a token that the server refused, unless it was replaced already. The next token
-// is signed in a later second, since two tokens of the same second are equal.
-func (s *TokenSource) discard(t *Token) {
+// discardExpired discards t, which the server called expired, unless it was replaced already.
+func (s *TokenSource) discardExpired(t *Token) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.discard(t)
+}
+
+// discardDenied reports whether a login that was denied with t may succeed with another token: the
+// key that signed t may have been rotated or revoked since. If so, it discards t.
+func (s *TokenSource) discardDenied(t *Token) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current.Load() != t {
+		return true // replaced already
+	}
+	now := time.Now().UnixNano()
+	if now < t.signed+int64(minDeniedAge) || now < s.renewAt {
+		return false
+	}
+	s.renewAt = now + int64(renewInterval)
+	s.discard(t)
+	s.renew()
+	return true
+}
+
+// discard makes the next call sign a token. That is signed in a later second than t, since two tokens
+// of the same second are equal. s.mu must be held.
+func (s *TokenSource) discard(t *Token) {
 	if s.current.CompareAndSwap(t, nil) {
 		s.rejected = t.signed
 	}
@@ -331,31 +341,3 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	}
 }
-
-// newToken takes a token's times from its text, since the signer shortens its lifetime to that of
-// the credentials. Its errors do not contain the text.
-func newToken(text string) (Token, error) {
-	u, err := url.Parse("https://" + text)
-	if err != nil {
-		return Token{}, fmt.Errorf("dsql: the signer returned something other than a token")
-	}
-	query := u.Query()
-	signed, dateErr := time.Parse("20060102T150405Z", query.Get("X-Amz-Date"))
-	seconds, expiresErr := strconv.Atoi(query.Get("X-Amz-Expires"))
-	// Times beyond SigV4's seven days, or outside the years that Unix nanoseconds reach, would
-	// overflow. The lifetime is 0 if the credentials expired during the signing.
-	if dateErr != nil || expiresErr != nil || seconds < 0 || seconds > int(maxTokenLifetime/time.Second) || signed.Year() < 1970 || signed.Year() > 2200 {
-		return Token{}, fmt.Errorf("dsql: the signer returned a token without a date and a lifetime")
-	}
-	life := time.Duration(seconds) * time.Second
-	expires := signed.Add(life)
-	return Token{
-		reveal:     func() string { return text },
-		signed:     signed.UnixNano(),
-		refreshAt:  signed.Add(fraction(refreshShare, life)).UnixNano(),
-		unusableAt: expires.Add(-min(fraction(marginShare, life), maxMargin)).UnixNano(),
-		expires:    expires.UnixNano(),
-	}, nil
-}
-
-func fraction(f float64, d time.Duration) time.Duration { return time.Duration(f * float64(d)) }

@@ -287,12 +287,12 @@ func TestTokenDiscard(t *testing.T) {
 		s := testSource(&provider{}, time.Minute)
 		first, err := s.get(t.Context())
 		require.NoError(t, err)
-		s.discard(first)
+		s.discardExpired(first)
 		second, err := s.get(t.Context())
 		require.NoError(t, err)
 		require.NotEqual(t, first.Reveal(), second.Reveal())
 
-		s.discard(first) // was replaced already
+		s.discardExpired(first) // was replaced already
 		third, err := s.get(t.Context())
 		require.NoError(t, err)
 		require.Same(t, second, third)
@@ -318,6 +318,144 @@ func TestTokenSigningIsBounded(t *testing.T) {
 		_, err := s.Token(context.Background())
 		require.ErrorIs(t, err, ErrCredentials)
 		require.Equal(t, signTimeout, time.Since(start))
+	})
+}
+
+// A provider that ignores its context is abandoned. The next call starts another signing, and a token
+// that the abandoned one still returns is used.
+func TestTokenProviderHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		p := &provider{next: func(_ context.Context, call int64) (aws.Credentials, error) {
+			if call == 1 || call == 3 {
+				<-release
+			}
+			return aws.Credentials{AccessKeyID: testKey, SecretAccessKey: testSecret}, nil
+		}}
+		s := testSource(p, 15*time.Minute)
+		start := time.Now()
+		_, err := s.Token(t.Context())
+		require.ErrorIs(t, err, ErrCredentials)
+		require.ErrorContains(t, err, "not returned within 30s")
+		require.Equal(t, abandonAfter, time.Since(start))
+		first, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, abandonAfter, time.Since(start))
+
+		// The background refresh hangs until the token is unusable, and for longer.
+		time.Sleep(12 * time.Minute)
+		same, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, first.Reveal(), same.Reveal())
+		time.Sleep(3 * time.Minute)
+		second, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.NotEqual(t, first.Reveal(), second.Reveal())
+		require.EqualValues(t, 4, p.calls.Load())
+
+		// Late tokens are newer, and are used.
+		time.Sleep(time.Minute)
+		close(release)
+		synctest.Wait()
+		late, err := s.Token(t.Context())
+		require.NoError(t, err)
+		require.NotEqual(t, second.Reveal(), late.Reveal())
+		require.EqualValues(t, 4, p.calls.Load())
+		require.Zero(t, s.signings)
+	})
+}
+
+// The number of signings that a hanging provider keeps is bounded, also if callers give up early.
+func TestTokenHangingSignings(t *testing.T) {
+	for name, patience := range map[string]time.Duration{"abandoned": time.Hour, "cancelled": time.Second} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				release := make(chan struct{})
+				p := &provider{next: func(context.Context, int64) (aws.Credentials, error) {
+					<-release
+					return aws.Credentials{}, errors.New("late")
+				}}
+				s := testSource(p, 15*time.Minute)
+				call := func() error {
+					ctx, cancel := context.WithTimeout(t.Context(), patience)
+					defer cancel()
+					_, err := s.Token(ctx)
+					return err
+				}
+				for range maxSignings {
+					require.Error(t, call())
+				}
+				start := time.Now()
+				err := call()
+				require.ErrorIs(t, err, ErrCredentials)
+				require.ErrorContains(t, err, "32 calls of the credentials provider have not returned")
+				require.Equal(t, start, time.Now())
+				require.EqualValues(t, maxSignings, p.calls.Load())
+
+				close(release)
+				synctest.Wait()
+				require.ErrorContains(t, call(), "late")
+				require.EqualValues(t, maxSignings+1, p.calls.Load())
+			})
+		})
+	}
+}
+
+// A hook that takes its time holds up no call.
+func TestTokenSlowHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		c := Config{OnToken: func(TokenEvent) { <-release }}
+		s := newTokenSource(&provider{}, testEndpoint, adminUser, 15*time.Minute, newObserver(c))
+		start := time.Now()
+		_, err := s.Token(t.Context())
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		_, err = s.Token(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, start.Add(time.Hour), time.Now())
+		close(release)
+	})
+}
+
+// A denied token is replaced once a minute, and only if it is older than a second.
+func TestTokenDenied(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{}
+		s := testSource(p, 15*time.Minute)
+		denied := func() bool {
+			token, err := s.get(t.Context())
+			require.NoError(t, err)
+			return s.discardDenied(token)
+		}
+		old, err := s.get(t.Context())
+		require.NoError(t, err)
+		require.False(t, denied(), "just signed")
+		time.Sleep(2 * time.Second)
+		require.True(t, denied())
+		require.True(t, s.discardDenied(old), "another login had the old token, too")
+		for range 29 {
+			require.False(t, denied(), "replaced within the last minute")
+			time.Sleep(2 * time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		require.True(t, denied())
+		require.EqualValues(t, 2, p.calls.Load())
+	})
+}
+
+// The SDK's cache would return the old key for as long as that is valid.
+func TestTokenDeniedRenewsCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &provider{}
+		s := testSource(aws.NewCredentialsCache(p), 15*time.Minute)
+		token, err := s.get(t.Context())
+		require.NoError(t, err)
+		time.Sleep(2 * time.Second)
+		require.True(t, s.discardDenied(token))
+		_, err = s.get(t.Context())
+		require.NoError(t, err)
+		require.EqualValues(t, 2, p.calls.Load())
 	})
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 
 	"github.com/jackc/pgx/v5"
@@ -176,13 +175,11 @@ func (p *prober) logIn(ctx context.Context, c dsql.Config, token string, n negot
 			TLS:        config.TLSConfig,
 			SSLRequest: n == sslRequest,
 			EarlyToken: c.EarlyAuth,
-			Startup:    startupMessage(config),
 		}
-		var session *login.Session
-		if session, phase, cause = attempt.Open(ctx, nil, token); cause != nil {
-			return conn, cause
-		}
-		return session, nil
+		return login.NewConn(ctx, conn, func(ctx context.Context, startup []byte) (session *login.Session, err error) {
+			session, phase, cause = attempt.Open(ctx, nil, startup, token)
+			return session, cause
+		}), nil
 	}
 	conn, err = pgx.ConnectConfig(ctx, cc)
 	switch {
@@ -192,14 +189,4 @@ func (p *prober) logIn(ctx context.Context, c dsql.Config, token string, n negot
 		return nil, newFinding(login.PhaseLogin, err)
 	}
 	return conn, newFinding(login.PhaseLogin, nil)
-}
-
-// startupMessage returns the one that pgx will write for config.
-func startupMessage(config *pgconn.Config) pgproto3.StartupMessage {
-	m := pgproto3.StartupMessage{ProtocolVersion: pgproto3.ProtocolVersion30, Parameters: maps.Clone(config.RuntimeParams)}
-	if v := config.MaxProtocolVersion; v == "3.2" || v == "latest" {
-		m.ProtocolVersion = pgproto3.ProtocolVersion32
-	}
-	m.Parameters["user"], m.Parameters["database"] = config.User, config.Database
-	return m
 }
