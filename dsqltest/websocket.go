@@ -48,11 +48,12 @@ func (s *Server) dialPorts(ctx context.Context, network, address string) (net.Co
 	if err != nil {
 		return nil, err
 	}
-	address = s.Addr()
-	if port == "443" {
-		address = s.WebSocketAddr()
+	to := s.Addr()
+	// A cancel request is for the address that its session has.
+	if port == "443" || address == s.WebSocketAddr() {
+		to = s.WebSocketAddr()
 	}
-	return new(net.Dialer).DialContext(ctx, network, address)
+	return new(net.Dialer).DialContext(ctx, network, to)
 }
 
 // listenForWebSockets opens the second port, if there is one.
