@@ -82,8 +82,15 @@ func TestAutoTransport(t *testing.T) {
 			s.SetFaults(stopTLS)
 			c := s.Config()
 			c.ConnectTimeout = 300 * time.Millisecond
+			var reset atomic.Int64
+			c.OnRetry = func(e dsql.RetryEvent) {
+				if strings.HasPrefix(e.Err.Error(), "dsql: TLS handshake failed: ") && e.Transport == "tcp" {
+					reset.Add(1)
+				}
+			}
 			_, err := connect(t.Context(), c, 1)
-			require.ErrorContains(t, err, "TLS handshake failed")
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			require.NotZero(t, reset.Load())
 			require.Zero(t, attemptsAt(s, s.WebSocketAddr()))
 
 			c = s.Config()
