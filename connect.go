@@ -135,7 +135,7 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 	var token *Token
 	paced := false
 	fail := func(phase login.Phase, err error) (*login.Session, *connectError) {
-		e := newConnectError(phase, r.route.address, r.route.attempt.TLS.ServerName, err)
+		e := newConnectError(phase, r.route.address, r.route.attempt.TLS, err)
 		e.transport, e.named = r.route.transport, r.connector.transport != transportTCP
 		e.token, e.paced, e.ctxErr = token, paced, ctx.Err()
 		return nil, e

@@ -51,8 +51,9 @@ type connectError struct {
 	elapsed  time.Duration
 }
 
-func newConnectError(p login.Phase, address, sni string, cause error) *connectError {
-	e := &connectError{phase: p, address: address, sni: sni, cause: cause}
+// newConnectError returns the error of an attempt to reach address with the TLS configuration config.
+func newConnectError(p login.Phase, address string, config *tls.Config, cause error) *connectError {
+	e := &connectError{phase: p, address: address, sni: config.ServerName, cause: cause}
 	var pgErr *pgconn.PgError
 	switch {
 	case errors.As(cause, &pgErr):
@@ -61,20 +62,21 @@ func newConnectError(p login.Phase, address, sni string, cause error) *connectEr
 		e.kind, e.advice = refusal.RateExceeded, "open fewer connections at once, allow a longer ConnectTimeout or deadline, or raise ConnectRate if the quota was raised"
 	}
 	if e.advice == "" && p != phaseToken {
-		e.advice = adviceFor(cause)
+		e.advice = adviceFor(cause, config.RootCAs)
 	}
 	return e
 }
 
 // adviceFor returns advice for errors without a sentinel.
-func adviceFor(cause error) string {
+func adviceFor(cause error, roots *x509.CertPool) string {
 	var (
-		pgErr   *pgconn.PgError
-		dns     *net.DNSError
-		unknown x509.UnknownAuthorityError
-		name    x509.HostnameError
+		pgErr *pgconn.PgError
+		dns   *net.DNSError
+		name  x509.HostnameError
 	)
-	switch {
+	switch certificate := login.CertificateAdvice(cause, roots); {
+	case certificate != "":
+		return certificate
 	case errors.As(cause, &pgErr):
 		if pgErr.Code == "3D000" {
 			return "leave Database empty: DSQL has one, postgres"
@@ -82,8 +84,6 @@ func adviceFor(cause error) string {
 		return ""
 	case errors.As(cause, &dns) && dns.IsNotFound:
 		return "check Host; if a tunnel or an address leads there, set DialAddress"
-	case errors.As(cause, &unknown):
-		return "a cluster's certificate needs no RootCAs, so another server answered: for a local endpoint or a proxy set RootCAs (sslrootcert)"
 	case errors.As(cause, &name):
 		return "check Host, ClusterID, Region and ServerName, and where DialAddress leads"
 	}
@@ -144,8 +144,10 @@ func (e *connectError) reason() string {
 	reason := e.cause.Error()
 	switch {
 	case errors.As(e.cause, &pgErr):
-		if pgErr.Hint != "" {
-			reason += fmt.Sprintf(" (HINT: %s)", pgErr.Hint)
+		for _, field := range []struct{ name, text string }{{"DETAIL", pgErr.Detail}, {"HINT", pgErr.Hint}} {
+			if field.text != "" {
+				reason += fmt.Sprintf(" (%s: %s)", field.name, field.text)
+			}
 		}
 	case e.timeout > 0:
 		reason = "no answer within " + e.timeout.Round(time.Millisecond).String()

@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"github.com/stretchr/testify/require"
 )
@@ -258,32 +259,43 @@ func anchors(t *testing.T, page string) []string {
 
 var (
 	testName = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Z]\\w*)(…?)`")
-	testFunc = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Benchmark)\w*)\(`)
+	codeName = regexp.MustCompile("`(?:\\w+\\.)?([A-Za-z]\\w+)`")
 )
 
-// The tests that pages name exist. A name that ends in … stands for those that begin with it.
-func TestPageTests(t *testing.T) {
-	var tests []string
+// The tests that pages name exist, and so does all code that the pages for contributors name. A
+// name that ends in … stands for those that begin with it.
+func TestPageNames(t *testing.T) {
+	names := map[string]bool{}
 	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil || !strings.HasSuffix(path, "_test.go") {
+		if err != nil || filepath.Ext(path) != ".go" || path == "docs_test.go" {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		for _, m := range testFunc.FindAllSubmatch(text, -1) {
-			tests = append(tests, string(m[1]))
+		for name := range strings.FieldsFuncSeq(string(text), func(r rune) bool {
+			return r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+		}) {
+			names[name] = true
 		}
 		return err
 	})
 	require.NoError(t, err)
-	for _, page := range append(pages(t), "CONTRIBUTING.md") {
+	contributors := []string{"CONTRIBUTING.md", filepath.Join("docs", "architecture.md")}
+	for _, page := range append(pages(t), contributors[0]) {
 		text, err := os.ReadFile(page)
 		require.NoError(t, err)
-		for _, m := range testName.FindAllStringSubmatch(string(text), -1) {
-			named := func(test string) bool {
-				return test == m[1] || m[2] != "" && strings.HasPrefix(test, m[1])
+		found := testName.FindAllStringSubmatch(string(text), -1)
+		if slices.Contains(contributors, page) {
+			found = append(found, codeName.FindAllStringSubmatch(string(text), -1)...)
+		}
+		for _, m := range found {
+			exists := names[m[1]]
+			if len(m) == 3 && m[2] != "" {
+				for name := range names {
+					exists = exists || strings.HasPrefix(name, m[1])
+				}
 			}
-			if !slices.ContainsFunc(tests, named) {
-				t.Errorf("%s names %s, and there is no such test", page, m[1]+m[2])
+			if !exists {
+				t.Errorf("%s names %s, and there is no such name in the code", page, m[0])
 			}
 		}
 	}

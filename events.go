@@ -61,7 +61,7 @@ func (o observer) connected(ctx context.Context, t transport.Transport, attempts
 	o.log.DebugContext(ctx, "dsql: connected", "transport", string(t), "attempts", attempts, "took", took)
 }
 
-func (o observer) token(ctx context.Context, e TokenEvent) {
+func (o observer) logToken(ctx context.Context, e TokenEvent) {
 	switch {
 	case e.Err == nil:
 		o.log.DebugContext(ctx, "dsql: token signed", "expires", e.Expires, "took", e.Took, "background", e.Background)
@@ -70,5 +70,4 @@ func (o observer) token(ctx context.Context, e TokenEvent) {
 	default:
 		o.log.WarnContext(ctx, "dsql: signing a token failed", "took", e.Took, "error", e.Err)
 	}
-	o.onToken(e)
 }

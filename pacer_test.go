@@ -2,6 +2,7 @@ package dsql
 
 import (
 	"context"
+	"crypto/tls"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -108,7 +109,7 @@ func TestPaceDeadline(t *testing.T) {
 		defer cancel()
 		_, err = p.wait(ctx)
 		require.ErrorIs(t, err, errNoSlot)
-		failed := newConnectError(phasePacing, "a:1", "b", err)
+		failed := newConnectError(phasePacing, "a:1", &tls.Config{ServerName: "b"}, err)
 		require.ErrorIs(t, failed, ErrRateExceeded)
 		require.False(t, failed.isTransient())
 

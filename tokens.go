@@ -80,7 +80,7 @@ type TokenSource struct {
 
 // signing is one signing, which any number of calls wait for.
 type signing struct {
-	done       chan struct{} // closed when token and err are set
+	done       chan struct{} // closed when token and err may be read
 	token      *Token
 	err        error
 	cancel     context.CancelFunc
@@ -90,7 +90,7 @@ type signing struct {
 	// These are guarded by the source's mu. When no call waits any more, the signing is cancelled,
 	// unless it runs in the background.
 	waiting int
-	ended   bool // done is closed
+	ended   bool // token and err are set
 }
 
 // NewTokenSource returns a source of the tokens that c's connections use. It reads the AWS
@@ -217,8 +217,8 @@ func (s *TokenSource) start(ctx context.Context, background bool) *signing {
 	return f
 }
 
-// finish stores the result of a signing, wakes the calls that wait for it, and then reports it.
-// returned says that the provider did.
+// finish stores the result of a signing, and wakes the calls that wait for it. returned says that the
+// provider did.
 func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err error, returned bool) {
 	s.mu.Lock()
 	if returned {
@@ -241,7 +241,6 @@ func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err e
 		if err == nil {
 			f.token = &token
 		}
-		close(f.done)
 	}
 	if s.signing == f {
 		s.signing = nil
@@ -251,7 +250,11 @@ func (s *TokenSource) finish(ctx context.Context, f *signing, token Token, err e
 	if err == nil {
 		e.Expires = token.Expires()
 	}
-	s.observer.token(ctx, e)
+	s.observer.logToken(ctx, e)
+	if !abandoned {
+		close(f.done)
+	}
+	s.observer.onToken(e) // after the calls were woken, since it may be slow
 }
 
 // discardExpired discards t, which the server called expired, unless it was replaced already.

@@ -58,13 +58,16 @@ func (d *diagnosis) testConfig(ctx context.Context) bool {
 
 // withoutOptions keeps the fields of c that a connection needs.
 func withoutOptions(c dsql.Config) dsql.Config {
-	return dsql.Config{
+	kept := dsql.Config{
 		Host: c.Host, Port: c.Port, ClusterID: c.ClusterID, Region: c.Region,
 		DialAddress: c.DialAddress, ServerName: c.ServerName, User: c.User,
-		Credentials: c.Credentials, Profile: c.Profile,
-		RoleARN: c.RoleARN, RoleSessionName: c.RoleSessionName, ExternalID: c.ExternalID,
+		Credentials: c.Credentials, Profile: c.Profile, RoleARN: c.RoleARN,
 		RootCAs: c.RootCAs, DialFunc: c.DialFunc,
 	}
+	if c.RoleARN != "" {
+		kept.RoleSessionName, kept.ExternalID = c.RoleSessionName, c.ExternalID
+	}
+	return kept
 }
 
 // withCredentials returns a Config that needs nothing from the AWS environment. It opens
@@ -72,8 +75,11 @@ func withoutOptions(c dsql.Config) dsql.Config {
 func withCredentials(c dsql.Config, region string, credentials aws.Credentials) dsql.Config {
 	c.Region = region
 	c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return credentials, nil })
-	c.Profile, c.RoleARN, c.RoleSessionName, c.ExternalID = "", "", "", ""
-	if !math.IsNaN(c.ConnectRate) && !math.IsInf(c.ConnectRate, 0) { // these are errors, which must show
+	if c.RoleARN != "" {
+		c.RoleARN, c.RoleSessionName, c.ExternalID = "", "", ""
+	} // else the other two are errors, which must show
+	c.Profile = ""
+	if !math.IsNaN(c.ConnectRate) && !math.IsInf(c.ConnectRate, 0) { // errors as well
 		c.ConnectRate = -1
 	}
 	return c

@@ -22,7 +22,8 @@ func TestDiagnoseConfig(t *testing.T) {
 		"database":       {func(c *dsql.Config) { c.Database = "car_entities" }, `Database is "car_entities", and DSQL has one database, postgres`, true},
 		"negotiation":    {func(c *dsql.Config) { c.SSLNegotiation = "none" }, "SSLNegotiation", true},
 		"token lifetime": {func(c *dsql.Config) { c.TokenLifetime = time.Hour * 24 * 30 }, "TokenLifetime", true},
-		"params":         {func(c *dsql.Config) { c.Params = map[string]string{"sslmode": "disable"} }, "Params holds", true},
+		"params":         {func(c *dsql.Config) { c.Params = map[string]string{"sslmode": "disable"} }, "Params contains", true},
+		"role session":   {func(c *dsql.Config) { c.RoleSessionName = "x" }, "RoleSessionName is set, but RoleARN is not", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := temporary(server)

@@ -36,7 +36,6 @@ func TestDiagnoseCredentials(t *testing.T) {
 			c.Credentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) { return expired, nil })
 		}, dsqldoctor.VerdictCredentials, "have expired"},
 		"no such profile": {func(c *dsql.Config) { c.Credentials, c.Profile = nil, "nobody" }, dsqldoctor.VerdictConfig, `Profile "nobody"`},
-		"role session":    {func(c *dsql.Config) { c.RoleSessionName = "x" }, dsqldoctor.VerdictConfig, "RoleSessionName is set"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := server.Config()

@@ -138,7 +138,7 @@ func (p pipe) SetLinger(int) error { return nil }
 func runScript(session *postgres.Session, text string) error {
 	for _, st := range rules.Parse(text) {
 		row, err := session.Query(st.SQL)
-		if err == nil && st.Rewritten != "" {
+		if err == nil && st.SubmitsJob {
 			err = awaitJob(session, row[0])
 		}
 		if err != nil {

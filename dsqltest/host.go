@@ -1,8 +1,10 @@
 package dsqltest
 
 import (
+	"context"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 )
 
@@ -39,10 +41,17 @@ func (h relayHost) Committed(schemaChanged, submittedJob bool) {
 		s.schemaChanged(h.session)
 	}
 	if submittedJob {
-		s.serving.Go(func() {
-			s.jobs.Run(s.ctx, h.session.backend(), func() { s.schemaChanged(h.session) })
-		})
+		s.serving.Go(func() { h.runJob() })
 	}
+}
+
+func (h relayHost) runJob() {
+	s := h.server()
+	wait := s.waitForBuild
+	if h.session.internal {
+		wait = func(context.Context) {}
+	}
+	jobs.Run(s.ctx, s.postgres, h.session.backend(), wait, func() { s.schemaChanged(h.session) })
 }
 
 func (h relayHost) Conflicted() {
@@ -63,10 +72,6 @@ func (h relayHost) Canceled() bool {
 	defer h.server().mu.Unlock()
 	return h.session.cancelled
 }
-
-func (h relayHost) PauseBuilds() { h.server().jobs.Pause(h.server().ctx) }
-
-func (h relayHost) ResumeBuilds() { h.server().jobs.Resume() }
 
 func (s *Server) count(update func(*TransactionCounts)) {
 	s.mu.Lock()

@@ -42,7 +42,6 @@ type Server struct {
 	listener          net.Listener
 	webSockets        net.Listener // nil: none
 	postgres          *postgres.Server
-	jobs              *jobs.Runner
 	authority         *authority
 	tls, webSocketTLS *tls.Config
 	credentials       aws.Credentials
@@ -51,6 +50,8 @@ type Server struct {
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	close   func() error
+
+	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -139,10 +140,11 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 			SecretAccessKey: rand.Text() + rand.Text()[:14],
 			Source:          "dsqltest",
 		},
-		conns:    make(map[net.Conn]struct{}),
-		sessions: make(map[uint32]*session),
-		keys:     make(map[string]key),
-		versions: make(map[string]int),
+		conns:        make(map[net.Conn]struct{}),
+		sessions:     make(map[uint32]*session),
+		keys:         make(map[string]key),
+		versions:     make(map[string]int),
+		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
 	}
@@ -178,7 +180,6 @@ func (s *Server) start(ctx context.Context) error {
 	if s.postgres, err = postgres.Start(ctx, config); err != nil {
 		return fmt.Errorf("dsqltest: %w", err)
 	}
-	s.jobs = jobs.NewRunner(s.postgres)
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
 	}

@@ -75,6 +75,13 @@ func TestTokenOnATerminal(t *testing.T) {
 	parameters(t, got.stdout)
 }
 
+// Signing needs no network, so the SDK's settings for it do not matter.
+func TestTokenWithoutNetworkSettings(t *testing.T) {
+	got := runBinary(t, []string{"AWS_CA_BUNDLE=/missing.pem", "HTTPS_PROXY=http://127.0.0.1:1"}, "token", serverURL("app"))
+	require.Equal(t, exitOK, got.status, got.stderr)
+	require.Equal(t, "DbConnect", parameters(t, got.stdout).Get("Action"))
+}
+
 func TestTokenWithoutCredentials(t *testing.T) {
 	got := runBinary(t, []string{"AWS_ACCESS_KEY_ID=", "AWS_SECRET_ACCESS_KEY=", "AWS_CONFIG_FILE=" + os.DevNull}, "token", serverURL("admin"))
 	require.Equal(t, exitCredentials, got.status)

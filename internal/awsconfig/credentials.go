@@ -58,6 +58,9 @@ func (s Settings) Load(ctx context.Context, fallbackRegion string) (aws.Config, 
 	case errors.As(err, &noProfile):
 		return loaded, configerr.New("Profile", "%q is not in the shared AWS files; add it with `aws configure --profile`, or name one that is there", noProfile.Profile)
 	case err != nil:
+		if loaded, ok := loadWithoutNetwork(ctx, err, options); ok {
+			return loaded, nil
+		}
 		return loaded, fmt.Errorf("%w: reading the AWS environment and shared files: %w", ErrCredentials, err)
 	}
 	return loaded, nil

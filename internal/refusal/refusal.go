@@ -1,4 +1,4 @@
-// Package refusal knows the messages with which DSQL refuses a login, and what they mean.
+// Package refusal knows the messages with which DSQL refuses a login, what they mean, and what to do.
 package refusal
 
 import (
@@ -14,67 +14,96 @@ import (
 // Kind is the meaning of a refusal.
 type Kind string
 
-// The kinds of refusals. None is an error that no rule knows.
+// The kinds of refusals. None is any other error of the server.
 const (
 	None               Kind = ""
 	InvalidSNI         Kind = "invalid SNI"
 	ClusterWaking      Kind = "cluster is waking up"
 	RateExceeded       Kind = "connection rate exceeded"
 	TooManyConnections Kind = "too many connections"
+	Unavailable        Kind = "server unavailable"
 	TokenExpired       Kind = "token expired"
 	WrongAction        Kind = "token for the wrong action"
 	AccessDenied       Kind = "access denied"
 )
 
-// Transient tells whether the same login may succeed a little later.
+// Transient reports whether the same login may succeed a little later.
 func (k Kind) Transient() bool {
-	return k == RateExceeded || k == TooManyConnections || k == ClusterWaking
+	switch k {
+	case ClusterWaking, RateExceeded, TooManyConnections, Unavailable:
+		return true
+	}
+	return false
 }
 
-// A rule is met by an error whose message contains text behind "unable to accept connection" and
-// whose HINT contains hint, or whose SQLSTATE is code. The message decides before the SQLSTATE,
-// which is not recorded for all of them. Of several rules that are met, the first counts.
+// A rule matches an error whose message begins with prefix and contains words after it. If no message
+// matches, it matches by the SQLSTATE. Either way the HINT must contain hint. Case does not matter.
+//
+// The message decides before the SQLSTATE, since clusters changed the latter: access denied had 28000
+// and now has 08006, which is also the code of any other failed connection.
 type rule struct {
-	text, hint string
-	code       string
-	kind       Kind
-	advice     string
+	prefix, words, hint string
+	code                string
+	kind                Kind
+	advice              string
 }
 
-const denied = "access denied"
+const (
+	notAccepted = "unable to accept connection"
+	denied      = "access denied"
 
+	checkPolicy = "check that the IAM policy allows dsql:DbConnectAdmin for admin, or dsql:DbConnect for every other role"
+)
+
+// rules is what the server says, what it means, and what to do. The first match counts. The sources
+// of the messages are in docs/troubleshooting.md.
 var rules = []rule{
-	{text: "sni", kind: InvalidSNI, advice: "check Host, ClusterID and ServerName"},
-	{text: "waking up", kind: ClusterWaking, advice: "it starts within seconds: allow a longer ConnectTimeout or context deadline"},
-	{text: "rate exceeded", code: "53400", kind: RateExceeded, advice: "open fewer connections a second, allow a longer ConnectTimeout or deadline, or have the quota raised"},
-	{text: "too many open connections", code: "53300", kind: TooManyConnections, advice: "use smaller pools, or have the quota raised"},
-	{text: denied, hint: "signature expired", code: "28000", kind: TokenExpired},
-	{text: denied, hint: "wrong user to action mapping", code: "28000", kind: WrongAction, advice: "admin needs a token for DbConnectAdmin, every other role one for DbConnect"},
-	{text: denied, code: "28000", kind: AccessDenied, advice: "check the IAM policy (dsql:DbConnectAdmin for admin, dsql:DbConnect for every other role), the role mapping (AWS IAM GRANT), the region and the credentials"},
+	{prefix: notAccepted, words: "sni", kind: InvalidSNI,
+		advice: "check Host, ClusterID and ServerName"},
+	{prefix: notAccepted, words: "waking up", kind: ClusterWaking,
+		advice: "it starts within seconds: allow a longer ConnectTimeout or context deadline"},
+	{prefix: notAccepted, words: "rate exceeded", code: "53400", kind: RateExceeded,
+		advice: "open fewer connections a second, allow a longer ConnectTimeout or deadline, or have the quota raised"},
+	{prefix: notAccepted, words: "too many open connections", code: "53300", kind: TooManyConnections,
+		advice: "use smaller pools, or have the quota raised"},
+	{prefix: "server unavailable", kind: Unavailable,
+		advice: "this passes by itself: allow a longer ConnectTimeout or context deadline, and give AWS support the session ID if it lasts"},
+	{prefix: notAccepted, words: denied, hint: "signature expired", code: "28000", kind: TokenExpired}, // see Classify
+	{prefix: notAccepted, words: denied, hint: "wrong user to action mapping", code: "28000", kind: WrongAction,
+		advice: "admin needs a token for DbConnectAdmin, every other role one for DbConnect"},
+	{prefix: notAccepted, words: denied, hint: "is not authorized to perform", code: "28000", kind: AccessDenied,
+		advice: checkPolicy + " on this cluster, and that no resource-based policy of the cluster denies it (a change takes about a minute)"},
+	{prefix: notAccepted, words: denied, hint: "is not authorized to access", code: "28000", kind: AccessDenied,
+		advice: "check the role mapping (AWS IAM GRANT), and the resource-based policy of the cluster (a change takes about a minute)"},
+	{prefix: notAccepted, words: denied, code: "28000", kind: AccessDenied,
+		advice: checkPolicy + ", the role mapping (AWS IAM GRANT), the resource-based policy of the cluster (a change takes about a minute), the region, and that the credentials are current: a rotated key is denied as well"},
 }
 
-// Classify returns what a refusal means, and what the reader can do about it.
+// Classify returns what a refusal means, and what the user can do.
 func Classify(e *pgconn.PgError) (kind Kind, advice string) {
-	message, refused := strings.CutPrefix(strings.ToLower(e.Message), "unable to accept connection")
-	hint := strings.ToLower(e.Hint)
-	for _, r := range rules {
-		byMessage := refused && strings.Contains(message, r.text)
-		byCode := r.code != "" && e.Code == r.code
-		if !byMessage && !byCode || !strings.Contains(hint, r.hint) {
-			continue
+	message, hint := strings.ToLower(e.Message), strings.ToLower(e.Hint)
+	for _, byCode := range []bool{false, true} {
+		for _, r := range rules {
+			rest, ok := strings.CutPrefix(message, r.prefix)
+			ok = ok && strings.Contains(rest, r.words)
+			if byCode {
+				ok = r.code != "" && e.Code == r.code
+			}
+			if !ok || !strings.Contains(hint, r.hint) {
+				continue
+			}
+			if r.kind == TokenExpired {
+				return r.kind, "the token was new, so this host's clock is wrong" + ClockSkew(hint, time.Now()) + ": set it"
+			}
+			return r.kind, r.advice
 		}
-		if r.kind == TokenExpired {
-			return r.kind, "the token was fresh, so this host's clock is wrong" + ClockSkew(hint, time.Now()) + ": set it"
-		}
-		return r.kind, r.advice
 	}
 	return None, ""
 }
 
-// ClockSkew says how far off this host's clock is, where the HINT "Signature expired" tells, in
-// parentheses and with a space before them. The HINT's last time is the server's (it reads like
-// "… is now earlier than 20261122T204500Z"). Its wording is not recorded in full, so the result is
-// empty where there is no such time.
+// ClockSkew returns how far this host's clock is off, in parentheses and after a space. The HINT
+// "Signature expired" ends with the server's time, as in "… is now earlier than 20261122T204500Z". Its
+// wording is not recorded in full, so the result is empty if there is no such time.
 func ClockSkew(hint string, now time.Time) string {
 	times := hintTime().FindAllString(strings.ToLower(hint), -1)
 	if len(times) == 0 {
@@ -93,5 +122,5 @@ func ClockSkew(hint string, now time.Time) string {
 	return ""
 }
 
-// Compiled at the first need, since every start of a program would pay for it.
+// hintTime is compiled when it is needed, so that programs start faster.
 var hintTime = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`[0-9]{8}t[0-9]{6}z`) })

@@ -31,9 +31,6 @@ type exchange struct {
 	// failed. PostgreSQL has not heard of it yet.
 	tooManyRows bool
 
-	// buildsPaused: the transaction changes the schema, and index builds wait for its end.
-	buildsPaused bool
-
 	committing    bool // what PostgreSQL does next is a commit
 	schemaChanged bool // of a schema change
 	submittedJob  bool // of a job
@@ -46,6 +43,7 @@ type rewrite struct {
 	withholdReady bool                    // without ReadyForQuery, unless something fails
 	withholdTag   bool                    // without CommandComplete, until COMMIT has one
 	hideBlock     bool                    // as if outside of the transaction block, which is ours
+	tag           string                  // with this command tag
 	offset        int                     // characters before the statement in the client's query string
 }
 
@@ -96,24 +94,4 @@ func (x *exchange) currentStatus() byte {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.status
-}
-
-// pauseBuilds keeps index builds from running until the transaction ends.
-func (x *exchange) pauseBuilds() {
-	x.mu.Lock()
-	paused := x.buildsPaused
-	x.buildsPaused = true
-	x.mu.Unlock()
-	if !paused {
-		x.host.PauseBuilds()
-	}
-}
-
-func (x *exchange) resumeBuilds() {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.buildsPaused {
-		x.buildsPaused = false
-		x.host.ResumeBuilds()
-	}
 }

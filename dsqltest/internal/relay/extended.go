@@ -40,7 +40,6 @@ func (r *requests) execute(size int) error {
 	if st == nil {
 		st = new(rules.Statement)
 	}
-	st = r.resolve(st)
 	refusal := r.refuse(st)
 	forward := func(e rewrite) error {
 		r.update(func() {
@@ -49,7 +48,7 @@ func (r *requests) execute(size int) error {
 		})
 		return r.forward(size)
 	}
-	if refusal == nil && !r.commits(st) {
+	if refusal == nil && !r.commits(st) && st.Tag == "" {
 		r.add(st)
 		return forward(rewrite{})
 	}
@@ -62,6 +61,16 @@ func (r *requests) execute(size int) error {
 		return r.discard(size)
 	}
 	switch {
+	case refusal == nil && st.Tag != "":
+		r.add(st)
+		if err := forward(rewrite{tag: st.Tag}); err != nil {
+			return err
+		}
+		if err := r.awaitResponses(); err != nil {
+			return err
+		}
+		r.update(func() { r.rewrite = rewrite{} })
+		return nil
 	case refusal == nil:
 		done, err := r.commit(rewrite{}, forward)
 		if done {

@@ -25,8 +25,6 @@ func (fakeHost) Cut()                          {}
 func (fakeHost) Canceled() bool                { return false }
 func (fakeHost) SchemaOutdated() bool          { return false }
 func (fakeHost) CatchUpSchema()                {}
-func (fakeHost) PauseBuilds()                  {}
-func (fakeHost) ResumeBuilds()                 {}
 
 // FuzzStream: what a client sends is handed on message by message, byte for byte, up to the first that
 // is none; names are looked at on the way and are part of what passes.

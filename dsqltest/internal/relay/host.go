@@ -25,9 +25,6 @@ type Host interface {
 
 	SchemaOutdated() bool // another session has changed the schema since the last call
 	CatchUpSchema()       // the session knows of all changes so far
-
-	PauseBuilds()  // a transaction that changes the schema begins to
-	ResumeBuilds() // it has ended
 }
 
 // CommitFault is what becomes of a commit.
@@ -60,5 +57,4 @@ func Run(host Host, client net.Conn, fromClient *bufio.Reader, backend net.Conn,
 	}
 	backend.Close()
 	responding.Wait()
-	x.resumeBuilds()
 }

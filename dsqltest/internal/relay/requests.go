@@ -143,27 +143,13 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 			return rules.ErrSchemaConflict
 		}
 	}
-	if st.Kind == rules.DDL && !r.transaction.Failed {
-		r.pauseBuilds()
-	}
 	return nil
-}
-
-// resolve returns what EXECUTE executes, and every other statement itself.
-func (r *requests) resolve(st *rules.Statement) *rules.Statement {
-	if st.Kind == rules.Execute && r.statements[st.Name] != nil {
-		return r.statements[st.Name]
-	}
-	return st
 }
 
 // add notes a statement that PostgreSQL has been given.
 func (r *requests) add(st *rules.Statement) {
 	r.transaction.Add(st, r.now())
-	switch st.Kind {
-	case rules.Prepare:
-		r.statements[st.Name] = st.Body
-	case rules.WaitForJob:
+	if st.Kind == rules.WaitForJob {
 		r.waited = true
 	}
 }

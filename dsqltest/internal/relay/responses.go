@@ -88,6 +88,9 @@ func (x *exchange) commandComplete(message []byte) []byte {
 		x.rows += changedRows(string(tag), x.copiedIn)
 	}
 	x.copying, x.copiedIn = false, false
+	if x.rewrite.tag != "" {
+		message = mustEncode(&pgproto3.CommandComplete{CommandTag: []byte(x.rewrite.tag)})
+	}
 	switch {
 	case x.rewrite.drop || x.tooManyRows:
 		return nil
@@ -152,11 +155,11 @@ func (x *exchange) errorResponse(message []byte) []byte {
 		x.host.SchemaConflicted()
 		return mustEncode(conflict)
 	}
-	unwrapped := rules.Unwrap(&e)
+	translated := rules.TranslateError(&e)
 	if e.Position > 0 {
 		e.Position += int32(x.rewrite.offset)
 	}
-	if unwrapped || x.rewrite.offset > 0 {
+	if translated || x.rewrite.offset > 0 {
 		return mustEncode(&e)
 	}
 	return message
@@ -173,10 +176,6 @@ func (x *exchange) readyForQuery(message []byte) []byte {
 	x.committing = false
 	if x.status == 'I' {
 		x.rows = 0
-		if x.buildsPaused {
-			x.buildsPaused = false
-			x.host.ResumeBuilds()
-		}
 	}
 	switch {
 	case x.rewrite.drop || x.rewrite.withholdReady && !x.failed && !x.tooManyRows:
@@ -189,9 +188,9 @@ func (x *exchange) readyForQuery(message []byte) []byte {
 	return message
 }
 
-// mustEncode frames an error, which is too short to fail.
-func mustEncode(e *pgproto3.ErrorResponse) []byte {
-	message, err := e.Encode(nil)
+// mustEncode frames a message that is too short to fail.
+func mustEncode(m pgproto3.BackendMessage) []byte {
+	message, err := m.Encode(nil)
 	if err != nil {
 		panic(err)
 	}

@@ -22,7 +22,7 @@ func (r *requests) query(message []byte) error {
 				return err
 			}
 		}
-		proceed, err := r.step(r.resolve(st), message, rewrite{offset: st.Start, withholdReady: i+1 < len(statements)})
+		proceed, err := r.step(st, message, rewrite{offset: st.Start, tag: st.Tag, withholdReady: i+1 < len(statements)})
 		if err != nil || !proceed {
 			return err
 		}

@@ -54,6 +54,6 @@ func (t *Transaction) Add(st *Statement, now time.Time) {
 	case Write:
 		t.Wrote = true
 	case DDL:
-		t.ChangedSchema, t.SubmittedJob = true, st.Rewritten != ""
+		t.ChangedSchema, t.SubmittedJob = true, st.SubmitsJob
 	}
 }
