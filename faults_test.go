@@ -22,6 +22,8 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest"
 )
 
+var refuseUnavailable = dsqltest.Refusal{Code: "XX000", Message: "server unavailable"}
+
 // connectFuncs are the three ways to connect. Each func runs a query that returns value, on a
 // connection of its own.
 var connectFuncs = map[string]func(ctx context.Context, c dsql.Config, value int) (int, error){
@@ -280,7 +282,7 @@ func TestConnectRefusals(t *testing.T) {
 			require.Len(t, attempts, 1)
 
 			// Transient refusals are retried until they end.
-			for _, r := range []dsqltest.Refusal{dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseWaking} {
+			for _, r := range []dsqltest.Refusal{dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseWaking, refuseUnavailable} {
 				s.RefuseNext(3, r)
 				attempts, err = connect(s.Config())
 				require.NoError(t, err)
@@ -295,7 +297,7 @@ func TestConnectRefusals(t *testing.T) {
 func TestConnectRefusedToTheEnd(t *testing.T) {
 	t.Parallel()
 	for is, r := range map[error]dsqltest.Refusal{
-		dsql.ErrRateExceeded: dsqltest.RefuseRate, dsql.ErrTooManyConnections: dsqltest.RefuseConnections, dsql.ErrClusterWaking: dsqltest.RefuseWaking,
+		dsql.ErrUnavailable: refuseUnavailable, dsql.ErrRateExceeded: dsqltest.RefuseRate, dsql.ErrTooManyConnections: dsqltest.RefuseConnections, dsql.ErrClusterWaking: dsqltest.RefuseWaking,
 	} {
 		s := dsqltest.New(t)
 		s.RefuseNext(10_000, r)

@@ -264,23 +264,3 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	}
 	return nil
 }
-
-// Session is a connection that is logged in. Read returns the server's answers to the login first.
-type Session struct {
-	net.Conn
-	tcp     net.Conn // that TLS runs in
-	tls     tls.ConnectionState
-	opened  time.Time
-	answers []byte
-}
-
-func (s *Session) Read(b []byte) (int, error) {
-	if len(s.answers) == 0 {
-		return s.Conn.Read(b)
-	}
-	n := copy(b, s.answers)
-	if s.answers = s.answers[n:]; len(s.answers) == 0 {
-		s.answers = nil
-	}
-	return n, nil
-}

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -227,4 +229,53 @@ func TestSessionAnswersInPieces(t *testing.T) {
 		got = append(got, b[:n]...)
 	}
 	require.Equal(t, "abc", string(got))
+}
+
+// When the connection ends after a message that is too large, which DSQL does in silence, the error says
+// so. It stays what it was for errors.Is.
+func TestSessionMessageTooLarge(t *testing.T) {
+	message := func(size int) []byte {
+		return append(binary.BigEndian.AppendUint32([]byte{'Q'}, uint32(size-1)), make([]byte, size-5)...)
+	}
+	for name, c := range map[string]struct {
+		written []byte
+		says    bool
+	}{
+		"too large":               {message(maxSessionMessage + 1), true},
+		"as large as may be":      {message(maxSessionMessage), false},
+		"several, one too large":  {append(message(100), message(maxSessionMessage+1)...), true},
+		"several, none too large": {append(message(6<<20), message(6<<20)...), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			session, server := openedSession(t, "")
+			go func() {
+				_, _ = io.CopyN(io.Discard, server, int64(len(c.written)))
+				server.(*tls.Conn).NetConn().Close()
+			}()
+			_, err := session.Write(c.written)
+			require.NoError(t, err)
+			_, err = session.Read(make([]byte, 1))
+			require.Error(t, err)
+			require.Equal(t, c.says, strings.Contains(err.Error(), "after a message of 10.0 MiB; DSQL ends"), err)
+			if c.says {
+				require.ErrorIs(t, err, io.ErrUnexpectedEOF)
+			}
+		})
+	}
+	t.Run("answered", func(t *testing.T) {
+		session, server := openedSession(t, "")
+		large := message(maxSessionMessage + 1)
+		go func() {
+			_, _ = io.CopyN(io.Discard, server, int64(len(large)))
+			_, _ = server.Write([]byte("x"))
+			server.(*tls.Conn).NetConn().Close()
+		}()
+		_, err := session.Write(large)
+		require.NoError(t, err)
+		_, err = session.Read(make([]byte, 1))
+		require.NoError(t, err)
+		_, err = session.Read(make([]byte, 1))
+		require.Error(t, err)
+		require.NotContains(t, err.Error(), "MiB")
+	})
 }
