@@ -181,18 +181,10 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 // open makes the part of an attempt that uses the network. If there are two routes, it chooses one, and
 // passes on what that showed of the network. If a timeout of its own ended the attempt, it returns that.
 func (r *connectLoop) open(ctx context.Context, opened net.Conn, token string) (_ *login.Session, _ login.Phase, timeout time.Duration, err error) {
-	left := 3 * maxAttempt
-	if deadline, ok := ctx.Deadline(); ok {
-		left = time.Until(deadline)
-	}
-	timeout = min(max(left/3, minAttempt), maxAttempt)
-	attemptCtx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-
 	done := func(transport.Result) {}
 	if len(r.routes) > 1 {
-		patience := min(tcpPatience, left/2)
-		chosen, err := transports.Next(attemptCtx, r.routes.name(), r.stopped, patience)
+		patience := min(tcpPatience, timeLeft(ctx)/2)
+		chosen, err := transports.Next(ctx, r.routes.name(), r.stopped, patience)
 		if err != nil {
 			return nil, login.PhaseDial, 0, err
 		}
@@ -202,6 +194,9 @@ func (r *connectLoop) open(ctx context.Context, opened net.Conn, token string) (
 			r.route.attempt.ConnectTimeout = patience
 		}
 	}
+	timeout = min(max(timeLeft(ctx)/3, minAttempt), maxAttempt)
+	attemptCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
 	session, phase, err := r.route.attempt.Open(attemptCtx, opened, r.startup, token)
 	r.stopped = ""
 	if err == nil {
@@ -222,6 +217,14 @@ func (r *connectLoop) open(ctx context.Context, opened net.Conn, token string) (
 		timeout = 0
 	}
 	return nil, phase, timeout, err
+}
+
+// timeLeft returns the time until ctx's deadline. Without one, it is more than any limit here.
+func timeLeft(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return time.Until(deadline)
+	}
+	return time.Hour
 }
 
 // canSwitch reports whether the network stopped the last attempt, and there is a route that this

@@ -150,7 +150,8 @@ func (c Config) Endpoint(ctx context.Context) (Endpoint, error) {
 // ConnConfig returns the configuration that pgx connects with. It stays valid for the life of the
 // program: each connect uses a current token, and none is stored in it. Its fields may be changed
 // before it is used, within these limits:
-//   - TLS stays on and verified, for the same server name.
+//   - TLS stays on and verified, for the same server name. With Transport "websocket" or "auto", it is
+//     not pgx that sets it up: TLSConfig is nil and stays so, and DialFunc stays the same.
 //   - User stays "admin", or stays another role; tokens for the two differ.
 //   - A func in AfterNetConnect must call the one that was there, which makes the login. (Connect,
 //     NewPool and NewConnector take care of that for funcs that are set in tune.)

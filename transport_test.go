@@ -1,16 +1,23 @@
 package dsql_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
@@ -162,7 +169,7 @@ func TestStoppedNetworks(t *testing.T) {
 			t.Parallel()
 			s := twoPorts(t)
 			c := s.Config()
-			c.Transport, c.ConnectTimeout = "auto", 4*time.Second // so that silence is over after 2 s
+			c.Transport = "auto"
 			stop(s, &c)
 			var retries atomic.Int64
 			c.OnRetry = func(dsql.RetryEvent) { retries.Add(1) }
@@ -398,4 +405,93 @@ func (l *lockedBuilder) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// Many connects at once pay for a silent network together: one tries TCP, and all get through.
+func TestManyOnStoppedNetwork(t *testing.T) {
+	t.Parallel()
+	s := twoPorts(t)
+	s.SetFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnClientHello, Effect: dsqltest.Silence}))
+	c := s.Config()
+	c.Transport = "auto"
+	var connects sync.WaitGroup
+	for range 20 {
+		connects.Go(func() {
+			conn, err := dsql.Connect(t.Context(), c)
+			if assert.NoError(t, err) {
+				assert.NoError(t, conn.Close(t.Context()))
+			}
+		})
+	}
+	connects.Wait()
+	require.Equal(t, 1, attemptsAt(s, s.Addr()))
+}
+
+// HTTPS_PROXY leads WebSockets through a proxy, and their cancel requests too. The environment is read
+// once by net/http, so the client is a process of its own.
+func TestEnvironmentProxy(t *testing.T) {
+	if dsn := os.Getenv("DSQL_TEST_PROXIED"); dsn != "" {
+		connectProxied(t, dsn)
+		return
+	}
+	t.Parallel()
+	s := dsqltest.New(t)
+	const password = "proxy-passw0rd"
+	var requests atomic.Int64
+	proxy := nettest.Listen(t, func(conn *net.TCPConn) {
+		r, err := http.ReadRequest(bufio.NewReader(conn))
+		if err != nil || !assert.Equal(t, "CONNECT "+s.Endpoint()+":443", r.Method+" "+r.RequestURI) {
+			return
+		}
+		_, given, _ := parseProxyAuthorization(r)
+		assert.Equal(t, password, given)
+		onward, err := net.Dial("tcp", s.Addr())
+		if !assert.NoError(t, err) {
+			return
+		}
+		defer onward.Close()
+		requests.Add(1)
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(onward, conn); onward.Close() }()
+		_, _ = io.Copy(conn, onward)
+	})
+	roots := filepath.Join(t.TempDir(), "ca.pem")
+	require.NoError(t, os.WriteFile(roots, s.CAPEM(), 0o600))
+	key := s.Credentials()
+	client := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestEnvironmentProxy$")
+	client.Env = append(os.Environ(), "HTTPS_PROXY=http://someone:"+password+"@"+proxy, "NO_PROXY=",
+		"DSQL_TEST_PROXIED=dsql://"+s.Endpoint()+"?transport=websocket&sslrootcert="+roots,
+		"DSQL_TEST_KEY="+key.AccessKeyID, "DSQL_TEST_SECRET="+key.SecretAccessKey)
+	output, err := client.CombinedOutput()
+	require.NoError(t, err, string(output))
+	require.NotContains(t, string(output), password)
+	require.EqualValues(t, 2, requests.Load())
+	require.True(t, lastCancel(t, s).WebSocket)
+}
+
+func parseProxyAuthorization(r *http.Request) (user, password string, ok bool) {
+	return (&http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}).BasicAuth()
+}
+
+func lastCancel(t *testing.T, s *dsqltest.Server) (last dsqltest.Attempt) {
+	require.Eventually(t, func() bool {
+		for _, a := range s.Attempts() {
+			if a.Cancel {
+				last = a
+			}
+		}
+		return last.Cancel
+	}, 10*time.Second, time.Millisecond)
+	return last
+}
+
+func connectProxied(t *testing.T, dsn string) {
+	c, err := dsql.ParseConfig(dsn)
+	require.NoError(t, err)
+	c.Credentials = credentials.NewStaticCredentialsProvider(os.Getenv("DSQL_TEST_KEY"), os.Getenv("DSQL_TEST_SECRET"), "")
+	conn, err := dsql.Connect(t.Context(), c)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	require.Equal(t, "admin", selectUser(t, conn))
+	require.NoError(t, conn.PgConn().CancelRequest(t.Context()))
 }
