@@ -16,10 +16,6 @@ import (
 )
 
 const (
-	// A frame is read and handed over in chunks of this size. A connection holds three at most,
-	// and none while it is idle.
-	chunkSize = 16 << 10
-
 	// Longer writes are cut into frames of this size, so that a pong never waits for more than
 	// one of them: the peer may hang up when it has to wait for long.
 	maxFrame = 16 << 10
@@ -46,13 +42,7 @@ type Conn struct {
 	ws     *websocket.Conn
 	stream *stream
 
-	readMu       sync.Mutex // serializes Read; guards chunk and rest
-	chunk        *[]byte    // that is being read
-	rest         []byte     // of chunk
-	readDeadline deadline
-	chunks       chan filledChunk
-	readErr      error       // why chunks is closed; set before that
-	handingOver  atomic.Bool // the receiver waits for Read to take a chunk
+	received *buffer
 
 	writeMu sync.Mutex // serializes Write
 
@@ -66,24 +56,16 @@ type Conn struct {
 	failure    atomic.Pointer[error] // why the connection was given up, if that was our decision
 }
 
-type filledChunk struct {
-	chunk *[]byte
-	n     int
-}
-
-var chunkPool = sync.Pool{New: func() any { b := make([]byte, chunkSize); return &b }}
-
 func newConn(ws *websocket.Conn, s *stream) *Conn {
-	c := &Conn{ws: ws, stream: s, chunks: make(chan filledChunk, 1), closed: make(chan struct{})}
+	c := &Conn{ws: ws, stream: s, received: newBuffer(), closed: make(chan struct{})}
 	// Frames are not held as a whole, so that their length is no danger.
 	ws.SetReadLimit(-1)
-	received := make(chan struct{})
+	ended := make(chan struct{})
 	c.goroutines.Go(func() {
-		defer close(received)
-		c.readErr = c.receive()
-		close(c.chunks)
+		defer close(ended)
+		c.received.fail(c.receive())
 	})
-	c.goroutines.Go(func() { c.keepAlive(received) })
+	c.goroutines.Go(func() { c.keepAlive(ended) })
 	return c
 }
 
@@ -103,33 +85,13 @@ func (c *Conn) receive() error {
 			var n int
 			if n, err = message.Read(*chunk); n == 0 {
 				chunkPool.Put(chunk)
-				continue
-			}
-			if !c.handOver(filledChunk{chunk, n}) {
-				chunkPool.Put(chunk)
+			} else if !c.received.write(chunk, n) {
 				return net.ErrClosed
 			}
 		}
 		if err != io.EOF {
 			return c.receiveError(err)
 		}
-	}
-}
-
-// handOver is false when the connection was closed before Read had room for f.
-func (c *Conn) handOver(f filledChunk) bool {
-	select {
-	case c.chunks <- f:
-		return true
-	default:
-	}
-	c.handingOver.Store(true)
-	defer c.handingOver.Store(false)
-	select {
-	case c.chunks <- f:
-		return true
-	case <-c.closed:
-		return false
 	}
 }
 
@@ -161,38 +123,11 @@ func (c *Conn) fail(err error) {
 }
 
 func (c *Conn) Read(p []byte) (int, error) {
-	c.readMu.Lock()
-	defer c.readMu.Unlock()
-	passed := c.readDeadline.passed()
-	select {
-	case <-c.closed:
-		return 0, c.opError("read", net.ErrClosed)
-	case <-passed:
-		return 0, c.opError("read", os.ErrDeadlineExceeded)
-	default:
+	n, err := c.received.read(p)
+	if err == os.ErrDeadlineExceeded || err == net.ErrClosed {
+		err = c.opError("read", err)
 	}
-	if len(p) == 0 {
-		return 0, nil
-	}
-	if len(c.rest) == 0 {
-		select {
-		case f, ok := <-c.chunks:
-			if !ok {
-				return 0, c.readErr
-			}
-			c.chunk, c.rest = f.chunk, (*f.chunk)[:f.n]
-		case <-c.closed:
-			return 0, c.opError("read", net.ErrClosed)
-		case <-passed:
-			return 0, c.opError("read", os.ErrDeadlineExceeded)
-		}
-	}
-	n := copy(p, c.rest)
-	if c.rest = c.rest[n:]; len(c.rest) == 0 {
-		chunkPool.Put(c.chunk)
-		c.chunk, c.rest = nil, nil
-	}
-	return n, nil
+	return n, err
 }
 
 func (c *Conn) Write(p []byte) (n int, err error) {
@@ -266,6 +201,7 @@ func (c *Conn) Close() error {
 	c.closing.Do(func() {
 		err = nil
 		close(c.closed)
+		c.received.close(net.ErrClosed)
 		// It ends the receiver, and the wait for an answer to the close frame.
 		c.stream.conn.SetReadDeadline(aLongTimeAgo)
 		if c.writeMu.TryLock() {
@@ -276,18 +212,17 @@ func (c *Conn) Close() error {
 			c.ws.CloseNow()
 		}
 		c.goroutines.Wait()
-		c.readDeadline.set(time.Time{})
 	})
 	return err
 }
 
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.readDeadline.set(t)
+	c.received.setDeadline(t)
 	return c.SetWriteDeadline(t)
 }
 
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.readDeadline.set(t)
+	c.received.setDeadline(t)
 	return nil
 }
 

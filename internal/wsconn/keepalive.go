@@ -18,8 +18,8 @@ const (
 
 var errNoPong = errors.New("the server does not answer")
 
-// keepAlive sends pings until the connection is closed or receives no more.
-func (c *Conn) keepAlive(received <-chan struct{}) {
+// keepAlive sends pings until the connection is closed, or ended.
+func (c *Conn) keepAlive(ended <-chan struct{}) {
 	ticker := time.NewTicker(pingInterval)
 	defer ticker.Stop()
 	var reads, writes uint64
@@ -28,13 +28,13 @@ func (c *Conn) keepAlive(received <-chan struct{}) {
 		case <-ticker.C:
 		case <-c.closed:
 			return
-		case <-received:
+		case <-ended:
 			return
 		}
 		r, w := c.stream.reads.Load(), c.stream.writes.Load()
 		silent := r == reads && w == writes
 		reads, writes = r, w
-		if !silent || c.handingOver.Load() {
+		if !silent || c.received.isFull() {
 			continue
 		}
 		if c.ping() {
@@ -42,7 +42,7 @@ func (c *Conn) keepAlive(received <-chan struct{}) {
 		}
 		select {
 		case <-c.closed:
-		case <-received:
+		case <-ended:
 		default:
 			c.fail(fmt.Errorf("%w: no pong within %s", errNoPong, pongTimeout))
 		}
@@ -60,5 +60,5 @@ func (c *Conn) ping() bool {
 	}
 	// A pong can be behind other data, or behind data that Read has not taken yet. Package
 	// websocket waits 5 s for a write that is under way, which says nothing about the peer.
-	return c.stream.reads.Load() != reads || c.stream.writes.Load() != writes+1 || c.handingOver.Load()
+	return c.stream.reads.Load() != reads || c.stream.writes.Load() != writes+1 || c.received.isFull()
 }

@@ -151,38 +151,3 @@ func TestPongs(t *testing.T) {
 		peer.Close()
 	})
 }
-
-func TestDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		passed := func(d *deadline) bool {
-			synctest.Wait()
-			select {
-			case <-d.passed():
-				return true
-			default:
-				return false
-			}
-		}
-		var d deadline
-		require.False(t, passed(&d))
-		d.set(time.Now().Add(time.Minute))
-		waiting := d.passed()
-		time.Sleep(59 * time.Second)
-		require.False(t, passed(&d))
-		d.set(time.Now().Add(time.Minute)) // moved, for those that wait already
-		time.Sleep(59 * time.Second)
-		require.False(t, passed(&d))
-		time.Sleep(time.Second)
-		require.True(t, passed(&d))
-		<-waiting
-		d.set(time.Time{})
-		require.False(t, passed(&d))
-		d.set(time.Now())
-		require.True(t, passed(&d))
-		d.set(time.Now().Add(time.Second))
-		require.False(t, passed(&d))
-		d.set(time.Time{}) // removed before it passes
-		time.Sleep(time.Hour)
-		require.False(t, passed(&d))
-	})
-}
