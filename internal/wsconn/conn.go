@@ -4,7 +4,6 @@ package wsconn
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -32,8 +31,8 @@ var aLongTimeAgo = time.Unix(1, 0)
 // A read deadline that passes leaves the connection as it was. So does a write deadline that
 // passes before a Write begins; in a Write, as with TLS, it is the end of the connection.
 //
-// A goroutine reads all the time, so that pings are answered also while nobody calls Read. It
-// stops when the chunks that it has read are not taken, which holds the peer back as TCP does.
+// While nobody calls Read, a goroutine of the Conn reads, so that pings are answered. It stops when it
+// has received something, which waits for Read and holds the peer back as TCP does.
 //
 // There is no CloseWrite. A WebSocket that has sent a close frame may get nothing more, since its
 // peer answers with one at once as a rule (RFC 6455, 5.5.1). The other way round works: what
@@ -42,13 +41,20 @@ type Conn struct {
 	ws     *websocket.Conn
 	stream *stream
 
-	received *buffer
+	readMu   sync.Mutex // held while receiver is used: by Read, or by receiveIdle
+	receiver *receiver
+	readers  atomic.Int32 // calls of Read that wait or are under way
 
-	writeMu sync.Mutex // serializes Write
+	writeMu sync.Mutex    // serializes Write
+	written atomic.Uint64 // frames
 
-	deadlineMu    sync.Mutex // guards what follows
+	deadlineMu    sync.Mutex // guards the fields below
+	readDeadline  time.Time
 	writeDeadline time.Time
-	writing       bool
+	reading       bool      // readDeadline counts for the connection below
+	idle          bool      // receiveIdle reads
+	writing       bool      // writeDeadline counts for the connection below
+	readLimit     time.Time // the read deadline that the connection below has
 
 	closing    sync.Once
 	closed     chan struct{} // by Close
@@ -57,62 +63,9 @@ type Conn struct {
 }
 
 func newConn(ws *websocket.Conn, s *stream) *Conn {
-	c := &Conn{ws: ws, stream: s, received: newBuffer(), closed: make(chan struct{})}
-	// Frames are not held as a whole, so that their length is no danger.
-	ws.SetReadLimit(-1)
-	ended := make(chan struct{})
-	c.goroutines.Go(func() {
-		defer close(ended)
-		c.received.fail(c.receive())
-	})
-	c.goroutines.Go(func() { c.keepAlive(ended) })
+	c := &Conn{ws: ws, stream: s, receiver: newReceiver(ws, s), closed: make(chan struct{})}
+	c.goroutines.Go(c.keepAlive)
 	return c
-}
-
-// receive reads frames until the connection ends, and returns why it ended.
-func (c *Conn) receive() error {
-	for {
-		kind, message, err := c.ws.Reader(context.Background())
-		if err != nil {
-			return c.receiveError(err)
-		}
-		if kind != websocket.MessageBinary {
-			c.fail(errors.New("the server sent a text frame, which does not occur in PostgreSQL's protocol"))
-			return c.receiveError(nil)
-		}
-		for err == nil {
-			chunk := chunkPool.Get().(*[]byte)
-			var n int
-			if n, err = message.Read(*chunk); n == 0 {
-				chunkPool.Put(chunk)
-			} else if !c.received.write(chunk, n) {
-				return net.ErrClosed
-			}
-		}
-		if err != io.EOF {
-			return c.receiveError(err)
-		}
-	}
-}
-
-// receiveError returns the cause of err, which package websocket wraps several times.
-func (c *Conn) receiveError(err error) error {
-	if failure := c.failure.Load(); failure != nil {
-		return c.opError("read", *failure)
-	}
-	var closed websocket.CloseError
-	switch {
-	case errors.As(err, &closed):
-		switch closed.Code {
-		case websocket.StatusNormalClosure, websocket.StatusGoingAway, websocket.StatusNoStatusRcvd:
-			return io.EOF
-		}
-		return c.opError("read", fmt.Errorf("the server closed the WebSocket with status %d (%q)", closed.Code, closed.Reason))
-	}
-	if cause := c.stream.readErr.Load(); cause != nil {
-		return *cause
-	}
-	return c.opError("read", err)
 }
 
 // fail gives the connection up.
@@ -123,11 +76,115 @@ func (c *Conn) fail(err error) {
 }
 
 func (c *Conn) Read(p []byte) (int, error) {
-	n, err := c.received.read(p)
-	if err == os.ErrDeadlineExceeded || err == net.ErrClosed {
-		err = c.opError("read", err)
+	c.readers.Add(1)
+	defer c.readers.Add(-1)
+	c.interruptIdle()
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	for {
+		expired, err := c.beginRead()
+		switch {
+		case err != nil:
+			return 0, c.opError("read", err)
+		case expired:
+			return 0, c.opError("read", os.ErrDeadlineExceeded)
+		case len(p) == 0 || len(c.receiver.rest) > 0:
+			return c.receiver.read(p), nil
+		}
+		err = c.receiver.more()
+		c.endRead()
+		// A deadline that has passed may have been moved meanwhile, or was for receiveIdle.
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			return 0, c.readError(err)
+		}
 	}
-	return n, err
+}
+
+// beginRead has the read deadline take effect on the connection below.
+func (c *Conn) beginRead() (expired bool, err error) {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	select {
+	case <-c.closed:
+		return false, net.ErrClosed
+	default:
+	}
+	if !c.readDeadline.IsZero() && !time.Now().Before(c.readDeadline) {
+		return true, nil
+	}
+	c.reading = true
+	return false, c.limitRead(c.readDeadline)
+}
+
+func (c *Conn) endRead() {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	c.reading = false
+}
+
+// limitRead sets the read deadline of the connection below. c.deadlineMu must be held.
+func (c *Conn) limitRead(t time.Time) error {
+	if c.readLimit.Equal(t) {
+		return nil
+	}
+	c.readLimit = t
+	return c.stream.conn.SetReadDeadline(t)
+}
+
+// receiveIdle receives until the deadline if there is no Read. It ends when there is one.
+func (c *Conn) receiveIdle(deadline time.Time) {
+	if !c.readMu.TryLock() {
+		return
+	}
+	defer c.readMu.Unlock()
+	if len(c.receiver.rest) > 0 || c.receiver.err != nil || !c.beginIdle(deadline) {
+		return
+	}
+	_ = c.receiver.more() // Read will have its result
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	c.idle = false
+}
+
+func (c *Conn) beginIdle(deadline time.Time) bool {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	select {
+	case <-c.closed:
+		return false
+	default:
+	}
+	if c.readers.Load() > 0 || c.limitRead(deadline) != nil {
+		return false
+	}
+	c.idle = true
+	return true
+}
+
+// interruptIdle ends receiveIdle.
+func (c *Conn) interruptIdle() {
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	if c.idle {
+		_ = c.limitRead(aLongTimeAgo)
+	}
+}
+
+// readError returns the error of a connection that ended.
+func (c *Conn) readError(err error) error {
+	select {
+	case <-c.closed:
+		return c.opError("read", net.ErrClosed)
+	default:
+	}
+	if failure := c.failure.Load(); failure != nil {
+		return c.opError("read", *failure)
+	}
+	var network net.Error
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network) {
+		return err
+	}
+	return c.opError("read", err)
 }
 
 func (c *Conn) Write(p []byte) (n int, err error) {
@@ -142,6 +199,7 @@ func (c *Conn) Write(p []byte) (n int, err error) {
 		if err := c.ws.Write(context.Background(), websocket.MessageBinary, frame); err != nil {
 			return n, c.writeError(err)
 		}
+		c.written.Add(1)
 		n += len(frame)
 		p = p[len(frame):]
 	}
@@ -200,10 +258,14 @@ func (c *Conn) Close() error {
 	err := net.ErrClosed
 	c.closing.Do(func() {
 		err = nil
+		c.deadlineMu.Lock()
 		close(c.closed)
-		c.received.close(net.ErrClosed)
-		// It ends the receiver, and the wait for an answer to the close frame.
-		c.stream.conn.SetReadDeadline(aLongTimeAgo)
+		_ = c.limitRead(aLongTimeAgo) // it ends Read, and the wait for an answer to the close frame
+		c.deadlineMu.Unlock()
+		c.goroutines.Wait()
+		c.readMu.Lock()
+		c.receiver.close()
+		c.readMu.Unlock()
 		if c.writeMu.TryLock() {
 			defer c.writeMu.Unlock()
 			c.stream.conn.SetWriteDeadline(time.Now().Add(closeTimeout))
@@ -211,19 +273,27 @@ func (c *Conn) Close() error {
 		} else {
 			c.ws.CloseNow()
 		}
-		c.goroutines.Wait()
 	})
 	return err
 }
 
 func (c *Conn) SetDeadline(t time.Time) error {
-	c.received.setDeadline(t)
-	return c.SetWriteDeadline(t)
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 func (c *Conn) SetReadDeadline(t time.Time) error {
-	c.received.setDeadline(t)
-	return nil
+	c.deadlineMu.Lock()
+	defer c.deadlineMu.Unlock()
+	select {
+	case <-c.closed:
+		return net.ErrClosed
+	default:
+	}
+	c.readDeadline = t
+	if !c.reading {
+		return nil
+	}
+	return c.limitRead(t)
 }
 
 func (c *Conn) SetWriteDeadline(t time.Time) error {

@@ -237,7 +237,7 @@ func TestBlockedWrite(t *testing.T) {
 				_, err := c.Write(make([]byte, 64<<20))
 				writing <- err
 			}()
-			require.Eventually(t, func() bool { return c.stream.writes.Load() > 2 || len(writing) > 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return c.written.Load() > 2 || len(writing) > 0 }, 10*time.Second, time.Millisecond)
 			interrupt(c)
 			err := <-writing
 			if name == "Close" {

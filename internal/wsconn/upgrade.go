@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync/atomic"
 
 	"github.com/coder/websocket"
@@ -73,8 +74,12 @@ type stream struct {
 	conn   net.Conn
 	reader *bufio.Reader // of conn, for the answer to the upgrade
 
-	reads, writes     atomic.Uint64         // that succeeded
+	reads             atomic.Uint64         // that succeeded
 	readErr, writeErr atomic.Pointer[error] // the first ones
+
+	// interrupted is told that a read deadline has passed. If it returns true, the read goes on. It
+	// may be nil.
+	interrupted func(error) bool
 }
 
 func newStream(conn net.Conn) *stream {
@@ -110,6 +115,9 @@ type connReader struct{ *stream }
 
 func (r connReader) Read(p []byte) (int, error) {
 	n, err := r.conn.Read(p)
+	for n == 0 && errors.Is(err, os.ErrDeadlineExceeded) && r.interrupted != nil && r.interrupted(err) {
+		n, err = r.conn.Read(p)
+	}
 	if err != nil {
 		r.readErr.CompareAndSwap(nil, &err)
 	} else {
@@ -122,8 +130,6 @@ func (s *stream) Write(p []byte) (int, error) {
 	n, err := s.conn.Write(p)
 	if err != nil {
 		s.writeErr.CompareAndSwap(nil, &err)
-	} else {
-		s.writes.Add(1)
 	}
 	return n, err
 }
