@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -79,6 +80,28 @@ func TestEnd(t *testing.T) {
 	require.Equal(t, "bye", string(got))
 }
 
+// A client that does not read does not keep Close from its work.
+func TestCloseDuringWrite(t *testing.T) {
+	closed := make(chan struct{})
+	c := dial(t, func(c *Conn) {
+		writing := make(chan error, 1)
+		go func() {
+			_, err := c.Write(make([]byte, 64<<20))
+			writing <- err
+		}()
+		for len(writing) == 0 && c.mu.TryLock() { // until it writes
+			c.mu.Unlock()
+		}
+		c.Close()
+		if <-writing == nil {
+			t.Error("everything was written to a client that does not read")
+		}
+		close(closed)
+	})
+	<-closed
+	_ = c
+}
+
 func TestRequests(t *testing.T) {
 	const upgrade = "Host: example.com\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
 	for request, status := range map[string]int{
@@ -87,7 +110,10 @@ func TestRequests(t *testing.T) {
 		"GET / HTTP/1.1\r\nSec-WebSocket-Protocol: postgresql\r\n" + upgrade + "\r\n": 101,
 		"GET /health HTTP/1.1\r\n" + upgrade + "\r\n":                                 404,
 		"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n":                                 426,
-		"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + upgrade + "\r\n":                 405,
+		"GET / HTTP/1.1\r\n" + strings.Replace(upgrade, "13", "8", 1) + "\r\n":        426,
+		"GET / HTTP/1.1\r\n" + strings.Replace(upgrade, "AAAAAA==", "==", 1) + "\r\n": 400,
+		"nonsense\r\n\r\n": 400,
+		"POST / HTTP/1.1\r\nContent-Length: 0\r\n" + upgrade + "\r\n": 405,
 	} {
 		address := nettest.Listen(t, func(tcp *net.TCPConn) {
 			if c, err := Accept(tcp, bufio.NewReader(tcp)); err == nil {
