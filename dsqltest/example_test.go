@@ -237,6 +237,24 @@ func ExampleServer_CutNext() {
 	// Output: unknown: true applied: 1
 }
 
+func ExampleServer_UnavailableNext() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	server.UnavailableNext(1)
+	_, err = conn.Exec(ctx, "select 1")
+	fmt.Println(err)
+	// Output: ERROR: server unavailable (SQLSTATE XX000)
+}
+
 func ExampleServer_SetCommitFaults() {
 	ctx := context.Background()
 	server, err := dsqltest.Start(ctx)
@@ -399,13 +417,13 @@ func ExampleRefusal() {
 		log.Fatal(err)
 	}
 	defer server.Close()
-	server.RefuseNext(1, dsqltest.Refusal{Code: "28000", Message: "unable to accept connection, access denied",
+	server.RefuseNext(1, dsqltest.Refusal{Code: "08006", Message: "unable to accept connection, access denied",
 		Hint: "Wrong user to action mapping. user: admin, action: DbConnect"})
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrAccessDenied))
 
 	for _, refusal := range []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseConnections,
-		dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
+		dsqltest.RefuseUnavailable, dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
 		fmt.Println(refusal.Code, refusal.Message)
 	}
 	// Output:
@@ -413,8 +431,9 @@ func ExampleRefusal() {
 	// 57P03 unable to accept connection, waking up cluster, please retry later
 	// 53400 Unable to accept connection, rate exceeded.
 	// 53300 Unable to accept connection, too many open connections.
-	// 28000 unable to accept connection, access denied
-	// 28000 unable to accept connection, access denied
+	// XX000 server unavailable
+	// 08006 unable to accept connection, access denied
+	// 08006 unable to accept connection, access denied
 }
 
 func ExampleAttempt() {
@@ -509,6 +528,24 @@ func ExampleWithClock() {
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrTokenExpired))
 	// Output: true
+}
+
+func ExampleWithCancel() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx, dsqltest.WithCancel(false))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	time.AfterFunc(100*time.Millisecond, func() { conn.PgConn().CancelRequest(ctx) })
+	_, err = conn.Exec(ctx, "select pg_sleep(0.5)")
+	fmt.Println(err)
+	// Output: <nil>
 }
 
 func ExampleWithClusterID() {

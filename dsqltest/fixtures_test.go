@@ -88,8 +88,8 @@ func TestSchema(t *testing.T) {
 		require.NoError(t, err)
 		defer again.Close(t.Context())
 		mustExec(t, again, "table u")
-		mustExec(t, conns[0], "drop table u")
-		_, err = again.Exec(t.Context(), "table t")
+		mustExec(t, conns[0], "alter table u add column n int")
+		_, err = again.Exec(t.Context(), "table u")
 		failsWith(t, err, schemaConflict)
 
 		app := configs[1]

@@ -17,6 +17,8 @@ func (h relayHost) Now() time.Time { return h.server().now() }
 
 func (h relayHost) TransactionAge() time.Duration { return h.server().transactionAge() }
 
+func (h relayHost) StatementFault() bool { return !h.session.internal && h.server().nextUnavailable() }
+
 func (h relayHost) NextCommitFault() relay.CommitFault {
 	if h.session.internal {
 		return relay.NoFault
@@ -28,20 +30,21 @@ func (h relayHost) NextCommitFault() relay.CommitFault {
 		return relay.CutBeforeCommit
 	case AfterCommit:
 		return relay.CutAfterCommit
+	case UnavailableBeforeCommit:
+		return relay.UnavailableBeforeCommit
+	case UnavailableAfterCommit:
+		return relay.UnavailableAfterCommit
 	}
 	return relay.NoFault
 }
 
-func (h relayHost) Committed(schemaChanged, submittedJob bool) {
+func (h relayHost) Committed(submittedJob bool) {
 	s := h.server()
 	if !h.session.internal {
 		s.count(func(c *TransactionCounts) { c.Applied++ })
 	}
-	if schemaChanged {
-		s.schemaChanged(h.session)
-	}
 	if submittedJob {
-		s.serving.Go(func() { h.runJob() })
+		s.serving.Go(h.runJob)
 	}
 }
 
@@ -51,7 +54,7 @@ func (h relayHost) runJob() {
 	if h.session.internal {
 		wait = func(context.Context) {}
 	}
-	jobs.Run(s.ctx, s.postgres, h.session.backend(), wait, func() { s.schemaChanged(h.session) })
+	jobs.Run(s.ctx, s.postgres, h.session.backend(), wait, func(table uint32) { s.jobChanged(h.session, table) })
 }
 
 func (h relayHost) Conflicted() {
@@ -77,35 +80,4 @@ func (s *Server) count(update func(*TransactionCounts)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	update(&s.transactions)
-}
-
-// schemaChanged tells every other session of session's namespace that the schema has changed.
-func (s *Server) schemaChanged(session *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// A session that has missed another's change still has to hear of that.
-	if session.schema == s.versions[session.namespace] {
-		session.schema++
-	}
-	s.versions[session.namespace]++
-}
-
-func (h relayHost) SchemaOutdated() bool {
-	s := h.server()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	version := s.versions[h.session.namespace]
-	if h.session.schema == version {
-		return false
-	}
-	h.session.schema = version
-	s.transactions.SchemaConflicts++
-	return true
-}
-
-func (h relayHost) CatchUpSchema() {
-	s := h.server()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h.session.schema = s.versions[h.session.namespace]
 }

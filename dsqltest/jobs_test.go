@@ -205,14 +205,17 @@ func TestJobProgress(t *testing.T) {
 	mustExec(t, writer, "begin")
 	mustExec(t, writer, "insert into t values (1)")
 
-	// The submission is DDL, which waits for a lock that the writer's table does not give it.
-	_, err := setup.Exec(t.Context(), "create index async i on t (id)")
+	// The submission is DDL, which waits for nobody.
+	require.Regexp(t, "^[a-z2-7]{26}$", submit(t, setup, "create index async waiting on t (id)"))
+	_, err := writer.Exec(t.Context(), "commit")
 	failsWith(t, err, schemaConflict)
-	mustExec(t, writer, "commit")
 
+	mustExec(t, other, "select 1")
 	id := submit(t, setup, "create unique index async i on t (id)")
 	require.Eventually(t, func() bool { return job(t, setup, id).Status == "processing" }, 10*time.Second, time.Millisecond)
-	mustExec(t, other, "select 1")
+	_, err = other.Exec(t.Context(), "table t")
+	failsWith(t, err, schemaConflict)
+	mustExec(t, other, "table t")
 	require.Equal(t, "false", queryString(t, setup, "select indisvalid::text from pg_index where indexrelid = 'i'::regclass"))
 	_, err = setup.Exec(t.Context(), "alter table t add constraint i unique using index i")
 	failsWith(t, err, `55000: index "i" is not valid`)
@@ -226,7 +229,8 @@ func TestJobProgress(t *testing.T) {
 	}()
 	release()
 	require.True(t, <-waiting)
-	_, err = other.Exec(t.Context(), "select 1")
+	mustExec(t, other, "select 1")
+	_, err = other.Exec(t.Context(), "table t")
 	failsWith(t, err, schemaConflict)
 	mustExec(t, setup, "alter table t add constraint i unique using index i") // has made the change itself
 }

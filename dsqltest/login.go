@@ -2,11 +2,13 @@ package dsqltest
 
 import (
 	"bufio"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -147,6 +149,7 @@ func (c *client) fail(err error) {
 			}
 		})
 		if isRefusal {
+			refused.response.Detail = "Session Id: " + strings.ToLower(rand.Text()) // what AWS support asks for
 			c.send(&refused.response)
 		}
 	}
@@ -213,7 +216,7 @@ func (c *client) setUpTLS() error {
 		if c.webSocketOnly {
 			return errors.New("no TLS on the port for WebSockets")
 		}
-		code, _, err := readPacket(c.raw)
+		code, body, err := readPacket(c.raw)
 		if err != nil {
 			return fmt.Errorf("reading the first packet: %w", err)
 		}
@@ -229,8 +232,8 @@ func (c *client) setUpTLS() error {
 				return fmt.Errorf("answering the SSLRequest: %w", err)
 			}
 			return c.handshake()
-		case cancelCode:
-			return errors.New("a cancel request without TLS")
+		case cancelCode: // psql before 17, psycopg2 and JDBC send it in plain text
+			return c.cancel(body)
 		default:
 			// That plaintext is refused is documented, in which words is not.
 			return refuse("28000", "unable to accept connection, TLS is required")

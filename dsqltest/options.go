@@ -34,6 +34,7 @@ type options struct {
 	withSchema       bool // scripts and pattern were given
 	scripts          fs.FS
 	pattern          string
+	ignoreCancel     bool
 	now              func() time.Time
 	conditions       conditions // at the start
 }
@@ -85,6 +86,13 @@ func WithRoles(names ...string) Option {
 // the machine's clock, since that is what clients check them against.
 func WithClock(now func() time.Time) Option {
 	return func(o *options) { o.now = now }
+}
+
+// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it. The
+// default is true. A cluster has been seen to take no notice of them; false does the same. They are
+// taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain text.
+func WithCancel(heeded bool) Option {
+	return func(o *options) { o.ignoreCancel = !heeded }
 }
 
 // WithAddress sets the "host:port" to listen on, which must be loopback. Port 0, the

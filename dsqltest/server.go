@@ -17,6 +17,7 @@ import (
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
 	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
@@ -64,7 +65,8 @@ type Server struct {
 	open       int        // connections that admit let in
 	refusals   []Refusal  // due to the next logins
 
-	versions     map[string]int // raised by schema changes, in what Schema made and, as "", in all else
+	namespaces   map[string]*namespace // by the schemas that Schema made, and "" for all else
+	unavailable  int                   // statements that are to fail with XX000
 	transactions TransactionCounts
 	commitFaults func() CommitFault
 	scripted     []CommitFault // due to the next commits, before commitFaults
@@ -115,7 +117,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	postgres.PrepareSpare(rules.CatalogSQL)
+	postgres.PrepareSpare(catalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -143,7 +145,7 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 		conns:        make(map[net.Conn]struct{}),
 		sessions:     make(map[uint32]*session),
 		keys:         make(map[string]key),
-		versions:     make(map[string]int),
+		namespaces:   map[string]*namespace{"": newNamespace()},
 		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
@@ -156,6 +158,9 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	}
 	return s, nil
 }
+
+// catalogSQL makes what every cluster has.
+var catalogSQL = rules.CatalogSQL + relay.CatalogSQL
 
 func (s *Server) start(ctx context.Context) error {
 	var err error
@@ -176,7 +181,7 @@ func (s *Server) start(ctx context.Context) error {
 	}
 	s.webSocketTLS = s.tls.Clone()
 	s.webSocketTLS.NextProtos = []string{alpnHTTP}
-	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	config := postgres.Config{DataDir: s.dataDir, Catalog: catalogSQL, Setup: rules.RolesSQL(s.roles)}
 	if s.postgres, err = postgres.Start(ctx, config); err != nil {
 		return fmt.Errorf("dsqltest: %w", err)
 	}

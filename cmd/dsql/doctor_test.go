@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -103,6 +104,19 @@ func TestDoctorExitStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An image FROM scratch has no root certificates.
+func TestDoctorWithoutRoots(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the system verifies certificates itself here")
+	}
+	got := runBinary(t, []string{"SSL_CERT_FILE=/nonexistent", "SSL_CERT_DIR=/nonexistent"},
+		"doctor", "dsql://admin@"+server.Endpoint()+"?dial_address="+server.Addr())
+	require.Equal(t, exitTLS, got.status, got.stdout+got.stderr)
+	require.Contains(t, got.stdout, "This host has no root certificates")
+	require.Contains(t, got.stdout, "apt-get install ca-certificates")
+	require.Contains(t, got.stdout, `import _ "golang.org/x/crypto/x509roots/fallback"`)
 }
 
 // lineWriter hands each write over as it is made.

@@ -37,6 +37,7 @@ func alterObject(ts tokens) *pgproto3.ErrorResponse {
 }
 
 func alterType(ts tokens) *pgproto3.ErrorResponse {
+	ts = ts[min(ts.skipName(2), len(ts)):]
 	switch i := ts.find("add", "drop", "alter", "rename", "owner", "set"); {
 	case ts.is(i+1, "value"):
 		return unsupportedStatement("AlterEnum")

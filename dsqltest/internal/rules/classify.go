@@ -232,6 +232,14 @@ func (p *parser) alter(ts tokens) (rewritten string, refusal *pgproto3.ErrorResp
 		if refusal != nil {
 			return "", refusal
 		}
+		if i := ts.find("trigger"); ts.is(i-1, "enable", "disable") && ts.is(i+1, "all") {
+			// In PostgreSQL, ALL has the triggers of foreign keys in it and is the superuser's.
+			return p.sql[p.start:ts[i+1].start] + "USER" + p.sql[ts[i+1].end:p.end], nil
+		}
+		if i := ts.find("storage"); ts.follow(i-1, "set", "storage", "default") {
+			// PostgreSQL has DEFAULT from 16 on. Types that are stored in another way do not come here often.
+			return p.sql[p.start:ts[i+1].start] + "EXTENDED" + p.sql[ts[i+1].end:p.end], nil
+		}
 		return p.withoutStorage(added)
 	}
 	return "", alterObject(ts)

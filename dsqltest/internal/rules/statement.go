@@ -21,6 +21,7 @@ type Statement struct {
 	Rewritten  string                  // what PostgreSQL gets in place of SQL, or ""
 	Tag        string                  // the command tag that the client gets, if it is not PostgreSQL's
 	SubmitsJob bool
+	Locks      bool // rows, by FOR UPDATE and its like
 	Chain      bool // COMMIT or ROLLBACK … AND CHAIN
 }
 
@@ -52,6 +53,7 @@ func Parse(sql string) []Statement {
 			characters += utf8.RuneCountInString(sql[counted:p.start])
 			counted = p.start
 			st := p.classify()
+			st.Locks = p.locks
 			st.SQL, st.Start = sql[p.start:p.end], characters
 			statements = append(statements, st)
 		}
@@ -73,6 +75,7 @@ type parser struct {
 	head    []string // the first tokens, words in lower case
 	heads   []lexeme
 	changes bool // INSERT and the like stand where WITH can have them
+	locks   bool // FOR UPDATE or its like stands somewhere
 	into    bool // INTO stands where SELECT can have it
 	depth   int  // parentheses
 	blocks  int  // BEGIN ATOMIC and CASE, in the body of a function
@@ -119,6 +122,9 @@ func (p *parser) run() {
 }
 
 func (p *parser) word(value, previous string) {
+	if previous == "for" && (value == "update" || value == "key") {
+		p.locks = true
+	}
 	switch value {
 	case "insert", "update", "delete":
 		p.changes = p.changes || previous == "(" || previous == ")"

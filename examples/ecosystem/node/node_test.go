@@ -3,30 +3,27 @@
 package node
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/examples/ecosystem/internal/local"
 )
 
 const withCA = `export NODE_EXTRA_CA_CERTS="$DSQL_CA_FILE"; `
 
 func TestConnector(t *testing.T) {
 	dir := install(t)
-	exports := startLocal(t)
+	exports := local.Start(t).Exports
 
 	type result struct {
 		User       string
@@ -66,7 +63,7 @@ func TestConnector(t *testing.T) {
 // A client of WebSockets that is not ours, and that knows nothing of PostgreSQL.
 func TestWebSocket(t *testing.T) {
 	dir := install(t)
-	exports := startLocal(t)
+	exports := local.Start(t).Exports
 
 	type result struct {
 		Value      string
@@ -112,42 +109,6 @@ func install(t *testing.T) string {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
 	}
-}
-
-// startLocal starts "dsql local" and returns the file of what it prints.
-func startLocal(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	// With -race where this test has it, so that packages are compiled once.
-	build := []string{"build", "-o", filepath.Join(dir, "dsql")}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		build = append(build, "-race")
-	}
-	compile := exec.CommandContext(t.Context(), "go", append(build, "./cmd/dsql")...)
-	compile.Dir = "../../.."
-	out, err := compile.CombinedOutput()
-	require.NoError(t, err, string(out))
-
-	local := exec.Command(filepath.Join(dir, "dsql"), "local")
-	local.Stderr = os.Stderr
-	stdout, err := local.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, local.Start())
-	t.Cleanup(func() {
-		_ = local.Process.Signal(syscall.SIGTERM)
-		_ = local.Wait()
-	})
-	var printed strings.Builder
-	for lines := bufio.NewScanner(stdout); ; {
-		require.True(t, lines.Scan(), "dsql local has ended")
-		printed.WriteString(lines.Text() + "\n")
-		if strings.HasPrefix(lines.Text(), "# ready") {
-			break
-		}
-	}
-	exports := filepath.Join(dir, "exports")
-	require.NoError(t, os.WriteFile(exports, []byte(printed.String()), 0o600))
-	return exports
 }
 
 // shell runs a command with the environment that exports makes.

@@ -100,23 +100,29 @@ BEGIN
 END $$;
 
 -- Rows, values and transactions have their limits too (AWS guide, "Cluster quotas and database limits"). A trigger of a
--- table looks at rows of more than 256 bytes; all that one transaction may change in smaller ones is below the limit.
+-- table looks at rows of more than 256 bytes; all that one transaction may change in smaller ones is below the limit. A
+-- table whose rows cannot be so large has none: a trigger costs 10 us a statement.
 CREATE OR REPLACE PROCEDURE sys.watch_sizes(relation oid) LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+DECLARE
+	largest bigint;
 BEGIN
-	IF EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgname = 'dsql_row_size') THEN
+	SELECT sum(CASE
+			WHEN attlen > 0 THEN attlen
+			WHEN atttypid IN ('varchar'::regtype, 'bpchar'::regtype) AND atttypmod > 0 THEN 4 * atttypmod -- bytes of a character
+			ELSE 1048576 END) INTO largest
+		FROM pg_attribute WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped;
+	IF largest <= 256 OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = relation AND tgname = 'dsql_size') THEN
 		RETURN;
 	END IF;
-	EXECUTE format('CREATE TRIGGER dsql_row_size AFTER INSERT OR UPDATE ON %s FOR EACH ROW'
+	EXECUTE format('CREATE TRIGGER dsql_size AFTER INSERT OR UPDATE ON %s FOR EACH ROW'
 		' WHEN (pg_column_size(NEW.*) > 256) EXECUTE FUNCTION sys.check_row_size()', relation::regclass);
-	EXECUTE format('CREATE TRIGGER dsql_transaction_size AFTER INSERT OR UPDATE ON %s FOR EACH ROW'
-		' WHEN (pg_column_size(NEW.*) > 256) EXECUTE FUNCTION sys.check_transaction_size()', relation::regclass);
-	-- Nobody sees them, and the second one runs at the commit. The update of pg_class has it known.
-	UPDATE pg_trigger SET tgisinternal = true, tgdeferrable = tgname = 'dsql_transaction_size', tginitdeferred = tgname = 'dsql_transaction_size'
-		WHERE tgrelid = relation AND tgname IN ('dsql_row_size', 'dsql_transaction_size');
-	UPDATE pg_class SET relhastriggers = true WHERE oid = relation;
+	UPDATE pg_trigger SET tgisinternal = true WHERE tgrelid = relation AND tgname = 'dsql_size'; -- so that nobody sees it
 END $$;
 
-CREATE OR REPLACE FUNCTION sys.check_row_size() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+-- Whoever writes here fails when it commits.
+CREATE TABLE IF NOT EXISTS sys.oversized_transactions ();
+
+CREATE OR REPLACE FUNCTION sys.check_row_size() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
 DECLARE
 	value record;
 	size int;
@@ -127,7 +133,7 @@ BEGIN
 			JOIN pg_attribute a ON a.attrelid = TG_RELID AND a.attname = v.key LOOP
 		size := coalesce(octet_length(value.value), 0);
 		IF value.atttypid = 'bytea'::regtype THEN
-			size := size / 2; -- \x and two digits a byte
+			size := greatest(0, size - 2) / 2; -- \x and two digits a byte
 		END IF;
 		IF size > 1048576 THEN
 			CALL sys.refuse('54000', format('datatype limit greater than 1048576 bytes not supported for %s', format_type(value.atttypid, NULL)));
@@ -142,7 +148,11 @@ BEGIN
 			(SELECT sum(sizes[indkey[i]]) FROM generate_series(0, indnkeyatts - 1) i) > 1024) THEN
 		CALL sys.refuse('54000', 'key size too large');
 	END IF;
-	PERFORM postgres_set_config('dsql.transaction_bytes', (sys.transaction_bytes() + total)::text, true);
+	total := sys.transaction_bytes() + total;
+	PERFORM postgres_set_config('dsql.transaction_bytes', total::text, true);
+	IF total > 10 * 1048576 THEN
+		INSERT INTO sys.oversized_transactions DEFAULT VALUES;
+	END IF;
 	RETURN NULL;
 END $$;
 
@@ -150,14 +160,16 @@ CREATE OR REPLACE FUNCTION sys.transaction_bytes() RETURNS bigint LANGUAGE sql S
 	SELECT coalesce(nullif(postgres_setting('dsql.transaction_bytes', true), ''), '0')::bigint
 $$;
 
-CREATE OR REPLACE FUNCTION sys.check_transaction_size() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+CREATE OR REPLACE FUNCTION sys.refuse_transaction() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN
-	IF sys.transaction_bytes() > 10 * 1048576 THEN
-		RAISE EXCEPTION 'transaction size limit 10mb exceeded' USING ERRCODE = 'program_limit_exceeded',
-			DETAIL = format('Current transaction size %smb > 10mb', (sys.transaction_bytes() + 1048575) / 1048576);
-	END IF;
-	RETURN NULL;
+	RAISE EXCEPTION 'transaction size limit 10mb exceeded' USING ERRCODE = 'program_limit_exceeded',
+		DETAIL = format('Current transaction size %smb > 10mb', (sys.transaction_bytes() + 1048575) / 1048576);
 END $$;
+
+DROP TRIGGER IF EXISTS refuse_transaction ON sys.oversized_transactions;
+CREATE CONSTRAINT TRIGGER refuse_transaction AFTER INSERT ON sys.oversized_transactions DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION sys.refuse_transaction();
+UPDATE pg_trigger SET tgisinternal = true WHERE tgname = 'refuse_transaction';
 
 -- The event triggers. What the server does itself, as PostgreSQL's superuser, is none of their business.
 CREATE OR REPLACE FUNCTION sys.check_schema_change() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
