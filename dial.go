@@ -40,6 +40,7 @@ func skipLookup(_ context.Context, host string) ([]string, error) { return []str
 type lazyConn struct {
 	ctx     context.Context // of the call to DialFunc; limits the dial
 	dial    pgconn.DialFunc
+	pacer   *pacer // nil means no limit
 	network string
 	address string
 
@@ -51,14 +52,12 @@ type lazyConn struct {
 	answer     bool // pgx has not read its answer yet
 }
 
-// lazyDial returns the DialFunc for pgx.
-func lazyDial(dial pgconn.DialFunc) pgconn.DialFunc {
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if network == login.FailedNetwork {
-			return nil, net.ErrClosed
-		}
-		return &lazyConn{ctx: ctx, dial: dial, network: network, address: address}, nil
+// lazyDial is the DialFunc for pgx.
+func (k *connector) lazyDial(ctx context.Context, network, address string) (net.Conn, error) {
+	if network == login.FailedNetwork {
+		return nil, net.ErrClosed
 	}
+	return &lazyConn{ctx: ctx, dial: k.dial, pacer: k.pacer, network: network, address: address}, nil
 }
 
 func (c *lazyConn) Write(b []byte) (int, error) {
@@ -92,7 +91,8 @@ func (c *lazyConn) Read(b []byte) (int, error) {
 	return conn.Read(b)
 }
 
-// open dials, unless it did before.
+// open dials, unless it did before. A cancel request counts as a new connection: when a process
+// cancels many queries at once, the requests wait for their slots like others.
 func (c *lazyConn) open() (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,6 +101,13 @@ func (c *lazyConn) open() (net.Conn, error) {
 	}
 	if c.conn != nil {
 		return c.conn, nil
+	}
+	if c.pacer != nil {
+		slot, err := c.pacer.wait(c.ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer c.pacer.release(slot, answerAccepted)
 	}
 	conn, err := c.dial(c.ctx, c.network, c.address)
 	if err != nil {

@@ -69,7 +69,7 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	}
 	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
 	cc.LookupFunc = skipLookup
-	cc.DialFunc = lazyDial(k.dial)
+	cc.DialFunc = k.lazyDial
 	cc.AfterNetConnect = k.afterNetConnect
 	// pgx never gets a request for a password, because AfterNetConnect logs in. If a user replaced
 	// AfterNetConnect, pgx fails with an error that says so, instead of sending an empty password.
