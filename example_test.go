@@ -389,7 +389,7 @@ func Example_errors() {
 	case errors.Is(err, dsql.ErrInvalidSNI):
 		fmt.Println("no cluster has that name")
 	case errors.Is(err, dsql.ErrRateExceeded), errors.Is(err, dsql.ErrTooManyConnections), errors.Is(err, dsql.ErrClusterWaking), errors.Is(err, dsql.ErrUnavailable):
-		fmt.Println("a busy cluster, until the deadline")
+		fmt.Println("a refusal that ends by itself, but lasted until the deadline")
 	}
 	// Output: IAM or the role mapping: unable to accept connection, access denied
 }
