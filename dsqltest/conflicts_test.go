@@ -50,8 +50,8 @@ func resetConflicts(t *testing.T, setup *pgx.Conn) {
 	}
 }
 
-// execute runs a statement without arguments in the simple or the extended protocol, and returns its
-// tag.
+// execute runs a statement without arguments in the simple or the extended protocol, and returns
+// its tag.
 func execute(t *testing.T, conn *pgx.Conn, mode pgx.QueryExecMode, sql string) string {
 	t.Helper()
 	var tag pgconn.CommandTag

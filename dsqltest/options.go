@@ -88,9 +88,10 @@ func WithClock(now func() time.Time) Option {
 	return func(o *options) { o.now = now }
 }
 
-// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it. The
-// default is true. A cluster has been seen to take no notice of them; false does the same. They are
-// taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain text.
+// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it.
+// The default is true. A cluster has been seen to take no notice of them; false does the same. They
+// are taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain
+// text.
 func WithCancel(heeded bool) Option {
 	return func(o *options) { o.ignoreCancel = !heeded }
 }

@@ -171,7 +171,8 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	if r.transaction.Failed || st.Kind == rules.Commit || st.Kind == rules.Rollback {
 		return nil
 	}
-	if verdict, displaced := r.currentVerdict(); displaced {
+	verdict, displaced := r.currentVerdict()
+	if displaced {
 		r.host.SchemaConflicted()
 		return verdict
 	}
@@ -180,7 +181,7 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	}
 	switch st.Kind {
 	case rules.Read, rules.Write, rules.DDL:
-		if r.host.SchemaOutdated(st) {
+		if verdict == nil && r.host.SchemaOutdated(st) {
 			r.host.SchemaConflicted()
 			return rules.ErrSchemaConflict
 		}
