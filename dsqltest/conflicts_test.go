@@ -3,13 +3,16 @@ package dsqltest
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
@@ -157,17 +160,19 @@ func TestConflicts(t *testing.T) {
 		t.Run("errors that are none, "+mode.String(), func(t *testing.T) {
 			resetConflicts(t, setup)
 			conn := connect(t, connConfig(t, s, adminRole))
-			for sql, want := range map[string]string{
-				"insert into accounts values (1)":     `23505: duplicate key value violates unique constraint "accounts_pkey"`,
-				"insert into entries values (1, 100)": `23503: insert or update on table "entries" violates foreign key constraint "entries_account_fkey"`,
-				"update accounts set n = 1/0":         "22012: division by zero",
-				"update accounts set wrong = 1":       `42703: column "wrong" of relation "accounts" does not exist`,
+			for _, tt := range []struct{ sql, want string }{
+				{"update accounts set wrong = 1", `42703: column "wrong" of relation "accounts" does not exist`},
+				{"insert into accounts values (1)", `23505: duplicate key value violates unique constraint "accounts_pkey"`},
+				{"insert into entries values (1, 100)", `23503: insert or update on table "entries" violates foreign key constraint "entries_account_fkey"`},
+				{"update accounts set n = 1/0", "22012: division by zero"},
 			} {
-				mustExec(t, conn, "begin")
-				mustExec(t, conn, addOne)
-				failsWith(t, runIn(conn, mode, sql), want)
-				require.EqualValues(t, 'E', conn.PgConn().TxStatus())
-				mustExec(t, conn, "commit") // answers ROLLBACK
+				for _, first := range []string{"select 1", addOne} { // a savepoint is prepared, or is there
+					mustExec(t, conn, "begin")
+					require.NoError(t, runIn(conn, mode, first))
+					failsWith(t, runIn(conn, mode, tt.sql), tt.want)
+					require.EqualValues(t, 'E', conn.PgConn().TxStatus())
+					mustExec(t, conn, "commit") // answers ROLLBACK
+				}
 			}
 			mustExec(t, conn, "begin")
 			_, err := conn.Exec(t.Context(), "select 'é'; update accounts set wrong = 1", pgx.QueryExecModeSimpleProtocol)
@@ -177,6 +182,30 @@ func TestConflicts(t *testing.T) {
 			mustExec(t, conn, "rollback")
 		})
 	}
+
+	t.Run("what cannot be carried on", func(t *testing.T) {
+		mustExec(t, setup, "create function touch() returns int language sql as 'update accounts set n = n + 1 where id = 1 returning n'")
+		mustExec(t, setup, `create table "a ""name""" (id int)`)
+		mustExec(t, setup, `insert into "a ""name""" values (1)`)
+		resetConflicts(t, setup)
+		for _, tt := range []struct{ first, second string }{
+			{addOne, "select touch()"},
+			{`update "a ""name""" set id = 2`, `update public."a ""name""" set id = 3`},
+		} {
+			for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+				before := s.Transactions()
+				winner, loser := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+				mustExec(t, winner, "begin")
+				mustExec(t, loser, "begin")
+				require.NoError(t, runIn(winner, mode, tt.first))
+				failsWith(t, runIn(loser, mode, tt.second), conflict)
+				require.EqualValues(t, 'E', loser.PgConn().TxStatus())
+				mustExec(t, loser, "commit") // answers ROLLBACK
+				require.Equal(t, before.Conflicts+1, s.Transactions().Conflicts)
+				mustExec(t, winner, "rollback")
+			}
+		}
+	})
 
 	t.Run("readers do not conflict", func(t *testing.T) {
 		resetConflicts(t, setup)
@@ -330,7 +359,10 @@ func TestAfterHavingLost(t *testing.T) {
 
 			mustExec(t, conn, "update public.accounts set n = $1 where public.accounts.id = 7", 70)
 			require.Equal(t, "70", queryString(t, conn, `select "public"."accounts".n::text from "public"."accounts" where id = 7`))
+			const notes = "select count(*)::text from other"
+			require.Equal(t, "0", queryString(t, conn, notes))
 			mustExec(t, conn, "insert into other (note) values ($1)", "not linked")
+			require.Equal(t, "1", queryString(t, conn, notes), "although it was planned before the copy was made")
 			require.Equal(t, "not linked", queryString(t, conn, "select note from other"))
 			end(t, conn, mode)
 			require.Equal(t, "0", queryString(t, conn, "select count(*)::text from other"))
@@ -479,4 +511,61 @@ func TestAfterHavingLost(t *testing.T) {
 		_, err = loser.Exec(t.Context(), "commit")
 		failsWith(t, err, conflict)
 	})
+}
+
+// Other drivers than Go's send COPY in the extended protocol, with a Sync that is read over.
+func TestExtendedCopyConflicts(t *testing.T) {
+	s := New(t)
+	setup := connectToConflicts(t, s)
+	for _, conflicts := range []bool{false, true} {
+		resetConflicts(t, setup)
+		winner := connect(t, connConfig(t, s, adminRole))
+		mustExec(t, winner, "begin")
+		if conflicts {
+			mustExec(t, winner, "insert into accounts values (12)")
+		}
+		hijacked, err := connect(t, connConfig(t, s, adminRole)).PgConn().Hijack()
+		require.NoError(t, err)
+		require.NoError(t, hijacked.Conn.SetDeadline(time.Now().Add(time.Minute)))
+		frontend := hijacked.Frontend
+		expect := func(want ...pgproto3.BackendMessage) (last pgproto3.BackendMessage) {
+			t.Helper()
+			require.NoError(t, frontend.Flush())
+			for _, message := range want {
+				last, err = frontend.Receive()
+				require.NoError(t, err)
+				require.IsType(t, message, last)
+			}
+			return last
+		}
+		frontend.SendQuery(&pgproto3.Query{String: "begin"})
+		expect(&pgproto3.CommandComplete{}, &pgproto3.ReadyForQuery{})
+		for first := 10; first < 30; first += 10 { // the second is after the conflict
+			frontend.SendParse(&pgproto3.Parse{Query: "copy accounts (id) from stdin"})
+			frontend.SendBind(&pgproto3.Bind{})
+			frontend.SendExecute(&pgproto3.Execute{})
+			frontend.SendSync(&pgproto3.Sync{})
+			expect(&pgproto3.ParseComplete{}, &pgproto3.BindComplete{}, &pgproto3.CopyInResponse{})
+			for i := range 5 {
+				frontend.Send(&pgproto3.CopyData{Data: fmt.Appendf(nil, "%d\n", first+i)})
+			}
+			frontend.Send(&pgproto3.CopyDone{})
+			frontend.SendSync(&pgproto3.Sync{})
+			require.NoError(t, frontend.Flush())
+			done := expect(&pgproto3.CommandComplete{})
+			require.Equal(t, "COPY 5", string(done.(*pgproto3.CommandComplete).CommandTag))
+			require.Equal(t, byte('T'), expect(&pgproto3.ReadyForQuery{}).(*pgproto3.ReadyForQuery).TxStatus)
+		}
+		mustExec(t, winner, "commit")
+		frontend.SendQuery(&pgproto3.Query{String: "commit"})
+		if !conflicts {
+			expect(&pgproto3.CommandComplete{}, &pgproto3.ReadyForQuery{})
+			require.Equal(t, "15", queryString(t, setup, "select count(*)::text from accounts"))
+			continue
+		}
+		failure := expect(&pgproto3.ErrorResponse{}).(*pgproto3.ErrorResponse)
+		require.Equal(t, conflict, failure.Code+": "+failure.Message)
+		expect(&pgproto3.ReadyForQuery{})
+		require.Equal(t, "6", queryString(t, setup, "select count(*)::text from accounts"))
+	}
 }

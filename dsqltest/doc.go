@@ -24,6 +24,11 @@
 // service's does. The reason for one, which a client is never told, is in
 // [Server.Attempts], together with what every connection showed on its way in.
 //
+// It also takes WebSockets whose frames carry PostgreSQL's protocol, as clusters do on
+// port 443: on the same port, where it tells HTTP from PostgreSQL inside TLS, or on one of
+// its own by [WithWebSocketAddress]. How a cluster answers what is no such WebSocket is not
+// recorded; here the answers are a web server's.
+//
 // # What is behind it
 //
 // PostgreSQL is started from the binaries installed on the machine (Linux and
@@ -40,22 +45,32 @@
 // to 3,000 rows and 10 MiB in all. Refusals have the service's SQLSTATE, and its words
 // where those are on record.
 //
-// A conflict ends as 40001 with OC000 in its message. At the service the loser
-// learns of it at COMMIT. Here it is the statement that fails, when it meets a
-// row that another transaction has changed, or has locked for 10 ms: to fail at
-// COMMIT instead, statements that did not run would have to be answered. So a
-// transaction can lose to one that rolls back in the end. Conflicts at COMMIT
-// are made by [Server.ConflictNext].
+// Nobody waits for a row. A transaction that meets a row which another one has changed or locked goes
+// on: its statements succeed, and show what its snapshot and its own writes make of the tables. Its
+// COMMIT fails with 40001 and OC000. Outside of a transaction block, the statement itself fails. Who
+// comes to a row second loses, even to a transaction that rolls back in the end; at the service the
+// first to commit wins. [Server.ConflictNext] makes a COMMIT fail without another transaction.
 //
-// After a schema change is committed, the next statement of every other
-// session that may touch a table fails once with 40001 and OC001, plain reads
-// too. A session that has run nothing yet begins with the schema as it is. OC001
-// also ends a wait of 10 ms for a table that a schema change has locked, or for the
-// lock that such a change needs; then the first retry may meet it again.
+// A schema change waits for nobody either. A transaction that has used what changes fails with 40001
+// and OC001 at its COMMIT. If the change needs a lock that the transaction has, then its next statement
+// fails, too, and a statement that runs for longer than some 20 ms is ended. After the change, the next
+// statement of every other session that names the table fails once with OC001, plain reads too. A
+// session that has run nothing yet begins with the schema as it is.
 //
-// [Server.SetCommitFaults] and [Server.CutNext] cut connections before a COMMIT
-// arrives or before its answer leaves, and [Server.Transactions] counts what
-// really happened.
+// [Server.SetCommitFaults] and [Server.CutNext] cut connections before a COMMIT arrives or before its
+// answer leaves, or have it answered with XX000, server unavailable. [Server.UnavailableNext] does the
+// last to statements, and [RefuseUnavailable] to logins. [Server.Transactions] counts what really
+// happened.
+//
+// # How a conflict is carried on
+//
+// A statement that conflicts is undone and runs again on copies of its tables, and of all that foreign
+// keys link with them, which only its transaction sees. The copies are temporary tables, in the schema
+// pg_temp. Whoever looks at the catalog sees them, and copying takes its time where tables are large.
+// Some conflicts cannot be carried on, and fail the statement with OC000: those of a function that
+// writes and is called by SELECT, of a portal that is executed in parts, and of a statement that names
+// a table by its schema and by a name with a double quote in it. A function with a body of BEGIN ATOMIC
+// goes on to use the tables themselves.
 //
 // # What DSQL does not have
 //
