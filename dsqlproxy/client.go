@@ -22,12 +22,13 @@ const (
 	// lingerTimeout is how long a client that was refused may take to read why.
 	lingerTimeout = time.Second
 
-	// startupBuffer suffices for the startup of every known client; there is one for each connection
-	// until its relay begins.
+	// startupBuffer suffices for the startup of every known client; there is one for each
+	// connection until its relay begins.
 	startupBuffer = 512
 )
 
-// client is one connection from a client, from its accept to its end. Its states, and what ends each:
+// client is one connection from a client, from its accept to its end. Its states, and what ends
+// each:
 //
 //	startup         first packets are read    StartupMessage -> authenticating
 //	                                          SSLRequest, GSSENCRequest -> negotiating, each once
@@ -234,8 +235,8 @@ func (c *client) greet(session *clusterSession, notices []pgproto3.NoticeRespons
 	return err
 }
 
-// watchHangUp calls f when the client hangs up, until stop, which returns the same error. A client may
-// send its first statements ahead; they stay in c.reader.
+// watchHangUp calls f when the client hangs up, until stop, which returns the same error. A client
+// may send its first statements ahead; they stay in c.reader.
 func (c *client) watchHangUp(f func(error)) (stop func() error) {
 	ended := make(chan error, 1)
 	go func() {
