@@ -76,8 +76,8 @@ var (
 	answerOne = bytes.Join([][]byte{message('T', "columns"), message('D', "1"), message('C', "SELECT 1\x00"), readyForQuery}, nil)
 )
 
-// The cluster's last words, at the end of the 60 minutes for one, reach the client as they are, with
-// none of the proxy's behind them.
+// The cluster's last words, at the end of the 60 minutes for one, reach the client as they are,
+// with none of the proxy's behind them.
 func TestClustersLastWords(t *testing.T) {
 	bubble(t, func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string) {
 		words := fatalBytes(t, refuse("57P01", "", "terminating connection due to its age"))
@@ -149,8 +149,8 @@ func TestClientLeft(t *testing.T) {
 	})
 }
 
-// Words of the proxy stand between messages, and a session is drained when its transaction has ended,
-// not before, and not while a statement is on its way.
+// Words of the proxy stand between messages, and a session is drained when its transaction has
+// ended, not before, and not while a statement is on its way.
 func TestDrainRelay(t *testing.T) {
 	begin := message('Q', "begin\x00")
 	began := append(message('C', "BEGIN\x00"), 'Z', 0, 0, 0, 5, 'T')

@@ -136,8 +136,8 @@ func TestHalfClose(t *testing.T) {
 	require.True(t, bytes.HasSuffix(answers, []byte{'Z', 0, 0, 0, 5, 'I'}))
 }
 
-// A client that vanishes in a transaction, without a word, ends its session at the cluster, and with it
-// the transaction.
+// A client that vanishes in a transaction, without a word, ends its session at the cluster, and
+// with it the transaction.
 func TestClientVanishes(t *testing.T) {
 	own := dsqltest.New(t)
 	p := &dsqlproxy.Proxy{Config: throughVPC(own)}
