@@ -118,8 +118,8 @@ func (r *connectLoop) prepareRetry(failed *connectError) (wait time.Duration, ag
 	case failed.kind == refusal.AccessDenied && !r.renewed && k.tokens.discardDenied(failed.token):
 		r.renewed = true
 		return 0, true
-	case failed.kind == refusal.RateExceeded && k.pacer != nil && !failed.paced && failed.phase == login.PhaseLogin:
-		return 0, true // the burst is used up; the pacer delays the next attempt
+	case failed.kind == refusal.RateExceeded && k.pacer != nil && failed.phase == login.PhaseLogin:
+		return 0, true // the pacer delays the next attempt
 	case r.canSwitch():
 		return 0, true
 	case r.isTransient(failed):
@@ -133,11 +133,10 @@ func (r *connectLoop) prepareRetry(failed *connectError) (wait time.Duration, ag
 // attemptOnce makes one attempt. opened is an open TCP connection, or nil.
 func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session *login.Session, failed *connectError) {
 	var token *Token
-	paced := false
 	fail := func(phase login.Phase, err error) (*login.Session, *connectError) {
 		e := newConnectError(phase, r.route.address, r.route.attempt.TLS, err)
 		e.transport, e.named = r.route.transport, r.connector.transport != transportTCP
-		e.token, e.paced, e.ctxErr = token, paced, ctx.Err()
+		e.token, e.ctxErr = token, ctx.Err()
 		return nil, e
 	}
 	closeOpened := func() {
@@ -148,15 +147,12 @@ func (r *connectLoop) attemptOnce(ctx context.Context, opened net.Conn) (session
 
 	var err error
 	if p := r.connector.pacer; p != nil {
-		if paced, err = p.wait(ctx); err != nil {
+		slot, err := p.wait(ctx)
+		if err != nil {
 			closeOpened()
 			return fail(phasePacing, err)
 		}
-		defer func() {
-			if failed == nil || failed.phase == login.PhaseLogin {
-				p.record(paced, failed != nil && failed.kind == refusal.RateExceeded)
-			}
-		}()
+		defer func() { p.release(slot, answerOf(failed)) }()
 	}
 	if token, err = r.connector.tokens.get(ctx); err != nil {
 		closeOpened()
@@ -237,4 +233,17 @@ func (r *connectLoop) canSwitch() bool {
 // by the other route.
 func (r *connectLoop) isTransient(failed *connectError) bool {
 	return failed.isTransient() || r.stopped != "" && r.failures[r.stopped.Other()].isTransient()
+}
+
+// answerOf returns what the result of an attempt says of the cluster's quota of new connections.
+func answerOf(failed *connectError) answer {
+	switch {
+	case failed == nil:
+		return answerAccepted
+	case failed.kind == refusal.RateExceeded:
+		return answerRefused
+	case failed.kind != refusal.None:
+		return answerAccepted // it was refused, but not for the rate
+	}
+	return answerNone
 }

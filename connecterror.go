@@ -26,9 +26,6 @@ const (
 	phaseToken  login.Phase = "getting a token"
 )
 
-// errNoSlot means that the pacer has no slot before the deadline.
-var errNoSlot = errors.New("too many new connections from this process")
-
 // connectError says why connecting failed. errors.Is and errors.As find the errors of this package
 // and the causes. There is one exception, a net.Error: for one that timed out, pgconn would replace
 // the text of this error by "timeout".
@@ -42,7 +39,6 @@ type connectError struct {
 	kind      refusal.Kind // RateExceeded also if the pacer had no slot
 	advice    string
 	token     *Token        // that was used
-	paced     bool          // the pacer delayed the attempt
 	timeout   time.Duration // the time for the attempt, if that ended it
 	ctxErr    error         // the context's error, if that ended the attempt
 	other     *connectError // the last attempt by the other transport, if the network stopped both

@@ -42,7 +42,8 @@ func skipLookup(_ context.Context, host string) ([]string, error) { return []str
 type lazyConn struct {
 	ctx     context.Context // of the call to DialFunc; limits the dial
 	dial    pgconn.DialFunc
-	secured bool // dial sets up TLS
+	secured bool   // dial sets up TLS
+	pacer   *pacer // nil means no limit
 	network string
 	address string
 
@@ -55,12 +56,12 @@ type lazyConn struct {
 }
 
 // lazyDial returns the DialFunc for pgx. If secured, dial sets up TLS itself, and pgx does not.
-func lazyDial(dial pgconn.DialFunc, secured bool) pgconn.DialFunc {
+func (k *connector) lazyDial(dial pgconn.DialFunc, secured bool) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if network == login.FailedNetwork {
 			return nil, net.ErrClosed
 		}
-		return &lazyConn{ctx: ctx, dial: dial, secured: secured, network: network, address: address}, nil
+		return &lazyConn{ctx: ctx, dial: dial, secured: secured, pacer: k.pacer, network: network, address: address}, nil
 	}
 }
 
@@ -106,7 +107,8 @@ func (c *lazyConn) Read(b []byte) (int, error) {
 	return conn.Read(b)
 }
 
-// open dials, unless it did before.
+// open dials, unless it did before. A cancel request counts as a new connection: when a process
+// cancels many queries at once, the requests wait for their slots like others.
 func (c *lazyConn) open() (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -115,6 +117,13 @@ func (c *lazyConn) open() (net.Conn, error) {
 	}
 	if c.conn != nil {
 		return c.conn, nil
+	}
+	if c.pacer != nil {
+		slot, err := c.pacer.wait(c.ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer c.pacer.release(slot, answerAccepted)
 	}
 	conn, err := c.dial(c.ctx, c.network, c.address)
 	if err != nil {

@@ -108,9 +108,12 @@ type Config struct {
 	// ConnectTimeout limits one connect, retries and waiting included; 0 means 30 s.
 	ConnectTimeout time.Duration
 
-	// ConnectRate and ConnectBurst limit the new connections to a cluster from this process, to
-	// so many a second after a burst. 0 means 100 and 1,000, the quotas that the AWS guide states.
-	// A negative ConnectRate removes the limit.
+	// ConnectRate and ConnectBurst limit the new connections from this process to the cluster, to so
+	// many a second after a burst. They are shared by all Configs of the process for the cluster: the
+	// slowest rate and the smallest burst that any of them sets count. 0 sets nothing; if no Config
+	// sets them, they are 100 and 1,000, the quotas that the AWS guide states. Connections of a
+	// Config with a negative ConnectRate are not limited. If the server refuses connections, because
+	// other processes use the same quota, this one becomes slower by itself.
 	ConnectRate  float64
 	ConnectBurst int
 
@@ -179,5 +182,12 @@ func Connect(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*pgx
 	if err != nil {
 		return nil, err
 	}
-	return pgx.ConnectConfig(ctx, pool.ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := runAfterConnect(ctx, conn); err != nil {
+		return nil, err
+	}
+	return conn, nil
 }

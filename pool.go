@@ -70,10 +70,10 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	cc.LookupFunc = skipLookup
 	if k.transport == transportTCP {
 		cc.TLSConfig = k.tls
-		cc.DialFunc = lazyDial(k.dial, false)
+		cc.DialFunc = k.lazyDial(k.dial, false)
 	} else {
 		cc.TLSConfig = nil // see webSocketRoutes
-		cc.DialFunc = lazyDial(k.dialForCancel, true)
+		cc.DialFunc = k.lazyDial(k.dialForCancel, true)
 	}
 	cc.AfterNetConnect = k.afterNetConnect
 	// pgx never gets a request for a password, because AfterNetConnect logs in. If a user replaced

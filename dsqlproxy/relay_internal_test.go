@@ -16,8 +16,19 @@ import (
 
 // bubble runs a relay between the two ends that the test gets, in a time of its own.
 func bubble(t *testing.T, test func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string)) {
+	t.Helper()
+	bubbleWhile(t, false, test)
+}
+
+// bubbleWhile does the same for a relay that begins when the proxy drains, or when it does not.
+func bubbleWhile(t *testing.T, draining bool, test func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &server{log: slog.New(slog.DiscardHandler), accepting: t.Context(), relays: map[*relay]struct{}{}, keys: map[string]*clusterSession{}, drainTime: time.Hour}
+		accepting, stopAccepting := context.WithCancel(t.Context())
+		defer stopAccepting()
+		if draining {
+			stopAccepting()
+		}
+		s := &server{log: slog.New(slog.DiscardHandler), accepting: accepting, relays: map[*relay]struct{}{}, keys: map[string]*clusterSession{}, drainTime: time.Hour}
 		s.ctx, s.cancel = context.WithCancel(t.Context())
 		client, proxyClient := net.Pipe()
 		cluster, proxyCluster := net.Pipe()
@@ -158,6 +169,14 @@ func TestDrainRelay(t *testing.T) {
 		expect(t, cluster, commit)
 		go send(t, cluster, committed)
 		expect(t, client, committed, fatalBytes(t, refuseShutdown()))
+		require.Equal(t, "drained", <-ended)
+	})
+}
+
+// A session that begins while the proxy drains ends at once.
+func TestDrainNewRelay(t *testing.T) {
+	bubbleWhile(t, true, func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string) {
+		expect(t, client, fatalBytes(t, refuseShutdown()))
 		require.Equal(t, "drained", <-ended)
 	})
 }
