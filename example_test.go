@@ -369,7 +369,7 @@ func Example_errors() {
 		fmt.Println("IAM or the role mapping:", refused.Message)
 	case errors.Is(err, dsql.ErrInvalidSNI):
 		fmt.Println("no cluster has that name")
-	case errors.Is(err, dsql.ErrRateExceeded), errors.Is(err, dsql.ErrTooManyConnections), errors.Is(err, dsql.ErrClusterWaking):
+	case errors.Is(err, dsql.ErrRateExceeded), errors.Is(err, dsql.ErrTooManyConnections), errors.Is(err, dsql.ErrClusterWaking), errors.Is(err, dsql.ErrUnavailable):
 		fmt.Println("a busy cluster, until the deadline")
 	}
 	// Output: IAM or the role mapping: unable to accept connection, access denied

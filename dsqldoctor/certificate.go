@@ -55,13 +55,6 @@ func (f *findings) missingRoot(c *conclusion) {
 	c.remedies = rootRemedies
 }
 
-// systemHasNoRoots tells whether the system has no root certificates, as in an image FROM scratch.
-// The fallback roots of x509.SetFallbackRoots count.
-func systemHasNoRoots() bool {
-	roots, err := x509.SystemCertPool()
-	return err != nil || roots.Equal(x509.NewCertPool())
-}
-
 // isAmazonChain tells by the names in a chain whether it is meant to be Amazon's. It proves
 // nothing.
 func isAmazonChain(state *tls.ConnectionState) bool {

@@ -46,6 +46,13 @@ func (f *findings) refusalProblem(c *conclusion, refused finding) {
 		c.verdict = VerdictWaking
 		c.summary = "The cluster was idle and is waking up."
 		c.remedies = []string{"Try again in some seconds. Connect, NewPool and OpenDB do so themselves until Config.ConnectTimeout (30 s by default) or the context ends."}
+	case refusal.Unavailable:
+		c.verdict = VerdictUnavailable
+		c.summary = "The service is unavailable for the moment."
+		c.remedies = []string{
+			"Try again in some seconds. Connect, NewPool and OpenDB do so themselves until Config.ConnectTimeout (30 s by default) or the context ends.",
+			"If it lasts, see the AWS Health Dashboard for Aurora DSQL in " + f.target.Region + ". " + supportRemedy(refused),
+		}
 	case refusal.TooManyConnections:
 		c.verdict = VerdictQuota
 		c.summary = "The cluster has as many connections as its quota allows."

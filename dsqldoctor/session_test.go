@@ -76,6 +76,7 @@ func TestDiagnoseRefusalDetails(t *testing.T) {
 			pgproto3.ErrorResponse{Code: "08006", Message: accessDenied},
 			dsqldoctor.VerdictAccess, []string{"InvalidClientTokenId, the key was rotated", `"Action": "dsql:DbConnect"`, "aws dsql get-cluster-policy", "AWS IAM GRANT"},
 		},
+		"unavailable":   {pgproto3.ErrorResponse{Code: "XX000", Message: "server unavailable"}, dsqldoctor.VerdictUnavailable, []string{"Try again", "Session Id: 0123abcd"}},
 		"another error": {pgproto3.ErrorResponse{Code: "58000", Message: "out of luck"}, dsqldoctor.VerdictRefused, []string{"Session Id: 0123abcd"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,6 +176,7 @@ func TestDiagnoseRefusals(t *testing.T) {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Params = map[string]string{"client_min_messages": "debug"} },
 			want:    dsqldoctor.VerdictConfig, remedy: "Config.Params",
 		},
+		"unavailable":   {arrange: refuse(dsqltest.RefuseUnavailable), want: dsqldoctor.VerdictUnavailable, remedy: "It has what they ask for: Session Id: "},
 		"anything else": {arrange: refuse(strange), want: dsqldoctor.VerdictRefused, remedy: "AWS Support"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
 // testTLS sets up TLS in both ways, and a session without TLS. Where TLS fails, variants show
@@ -30,7 +32,7 @@ func (d *diagnosis) testTLS(ctx context.Context) {
 	}
 	for _, n := range negotiations {
 		if d.tls[n].usual.outcome == outcomeBadCertificate && !d.ownRoots {
-			d.noSystemRoots = systemHasNoRoots()
+			d.noSystemRoots = login.SystemHasNoRoots()
 		}
 	}
 	d.plaintext = waitPlaintext()

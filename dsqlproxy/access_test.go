@@ -79,6 +79,16 @@ func TestRoles(t *testing.T) {
 	require.Equal(t, "28000", refused(t, clientURL(address, "user=admin")).Code)
 }
 
+// A client cannot lead the proxy to another cluster.
+func TestOtherCluster(t *testing.T) {
+	address := serve(t, &dsqlproxy.Proxy{})
+	before := len(cluster.Attempts())
+	for _, options := range []string{"-c amzn-cluster-id=abcdefghijklmnopqrstuvwxyz", "--amzn_cluster_id=abcdefghijklmnopqrstuvwxyz", `-camzn-cluster-id=x`} {
+		require.Equal(t, "0A000", refused(t, clientURL(address, "options='"+options+"'")).Code)
+	}
+	require.Len(t, cluster.Attempts(), before, "the cluster was asked")
+}
+
 func TestDatabase(t *testing.T) {
 	said := refused(t, clientURL(serve(t, &dsqlproxy.Proxy{}), "dbname=orders"))
 	require.Equal(t, "3D000", said.Code)

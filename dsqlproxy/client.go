@@ -40,7 +40,8 @@ const (
 //	                are checked; then a spare  a session -> relaying
 //	                or a login                 the cluster refuses, or ConnectTimeout: FATAL
 //	                                           the client hangs up: the login is given up
-//	relaying        bytes go both ways         the cluster ends it: its words reach the client; no words: FATAL 08006
+//	relaying        bytes go both ways         the cluster ends it: its words reach the client; no words: FATAL 08006,
+//	                                           or 08007 where a statement has not been answered
 //	                                           the client ends it: the session is closed, after the answers
 //	                                           that are due, or 10 s
 //	                                           drain -> draining
@@ -184,6 +185,9 @@ func (c *client) connect() (*clusterSession, error) {
 	}
 	if d := c.startup.database; d != "" && d != s.database && !s.anyDatabase {
 		return nil, refuse("3D000", "set the database to "+s.database+", or start the proxy with --any-database", "the cluster has no database %q", d)
+	}
+	if namesCluster(c.startup.settings) {
+		return nil, refuse("0A000", "remove it from the client's options: the proxy knows the cluster", "the proxy takes no amzn-cluster-id")
 	}
 	var notices []pgproto3.NoticeResponse
 	settings := c.startup.settings

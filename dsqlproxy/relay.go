@@ -300,22 +300,26 @@ func (r *relay) clientLeft(err error) {
 	time.AfterFunc(halfCloseTimeout, func() { r.finish("the client left, and its answers did not come", nil, false) })
 }
 
-// clusterLeft ends the session with the cluster's last words, if there were any.
+// clusterLeft ends the session with the cluster's last words, if there were any. Without them, what the
+// client has asked for may have been done or not; programs that run a transaction again look for 08007
+// there, which says so.
 func (r *relay) clusterLeft(err error) {
 	r.mu.Lock()
-	left := r.left
+	left, idle := r.left, r.idle()
 	r.mu.Unlock()
 	r.writing.Lock()
 	said := r.said
 	r.writing.Unlock()
+	const lost = "the connection to the cluster was lost"
 	switch {
 	case said == 'E': // an ErrorResponse, and no ReadyForQuery behind it
 		r.finish("the cluster ended the session", spoken, false)
 	case left:
 		r.finish("the client left", nil, false)
+	case idle:
+		r.finish(lost+": "+err.Error(), refuse("08006", "connect again", "%s", lost), false)
 	default:
-		r.finish("the connection to the cluster was lost: "+err.Error(),
-			refuse("08006", "connect again; if a COMMIT was on its way, look whether it was applied", "the connection to the cluster was lost"), false)
+		r.finish(lost+": "+err.Error(), refuse("08007", "connect again; if it was a COMMIT, look whether it was applied", "%s while a statement ran", lost), false)
 	}
 }
 

@@ -203,7 +203,7 @@ func TestClusterLost(t *testing.T) {
 	_, err := conn.Exec(t.Context(), "insert into "+name+" values (1)")
 	var said *pgconn.PgError
 	require.ErrorAs(t, err, &said)
-	require.Equal(t, "08006", said.Code)
+	require.Equal(t, "08007", said.Code)
 	require.Contains(t, said.Hint, "COMMIT")
 }
 

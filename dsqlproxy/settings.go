@@ -44,6 +44,22 @@ func settingHint(said *pgconn.PgError, settings map[string]string) string {
 	return hint
 }
 
+// namesCluster tells whether a client wants to say which cluster it is for, as AWS lets clients do that
+// send no server name. It would be a way around the one that the proxy is for.
+func namesCluster(settings map[string]string) bool {
+	const option = "amzn-cluster-id"
+	options := strings.ReplaceAll(settings["options"], "_", "-")
+	if strings.Contains(strings.ToLower(options), option) {
+		return true
+	}
+	for name := range settings {
+		if strings.EqualFold(strings.ReplaceAll(name, "_", "-"), option) {
+			return true
+		}
+	}
+	return false
+}
+
 var refusedSetting = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`setting configuration parameter "([^"]+)" not supported`)
 })

@@ -161,13 +161,20 @@ func (p *spares) makeRoom(key string) {
 	if p.count()+p.loggingIn < p.want {
 		return
 	}
-	for _, k := range slices.Backward(slices.Concat(p.recent, slices.Collect(maps.Keys(p.idle)))) {
-		if list := p.idle[k]; k != key && len(list) > 0 {
-			s := list[0]
-			p.remove(s)
-			s.session.conn.SetReadDeadline(aLongTimeAgo) // its watch finds that it is off the list
-			return
+	last := -1
+	var victim *spare
+	for k, list := range p.idle {
+		age := slices.Index(p.recent, k)
+		if age < 0 {
+			age = len(p.recent) // not asked for since longer than the list goes back
 		}
+		if k != key && age > last {
+			last, victim = age, list[0]
+		}
+	}
+	if victim != nil {
+		p.remove(victim)
+		victim.session.conn.SetReadDeadline(aLongTimeAgo) // its watch finds that it is off the list
 	}
 }
 

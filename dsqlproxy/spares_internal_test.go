@@ -168,6 +168,26 @@ func TestSpareKeys(t *testing.T) {
 	})
 }
 
+// The place that a new key takes is that of the key which was not asked for longest.
+func TestSparePlaces(t *testing.T) {
+	withSpares(t, 3, func(t *testing.T, f *farm, p *spares) {
+		for range 3 {
+			for _, key := range []string{"a", "b", "c"} {
+				p.take(key)
+				synctest.Wait()
+			}
+		}
+		for _, key := range []string{"a", "b", "c"} {
+			require.Len(t, p.idle[key], 1)
+			require.Equal(t, 3, f.count(key))
+		}
+		p.take("d")
+		synctest.Wait()
+		require.Empty(t, p.idle["a"])
+		require.Len(t, p.idle["d"], 1)
+	})
+}
+
 // A spare whose cluster ends it is replaced at once, and never handed out.
 func TestSpareEnds(t *testing.T) {
 	for name, end := range map[string]func(*farmSession){

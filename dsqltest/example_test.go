@@ -397,7 +397,7 @@ func ExampleRefusal() {
 	fmt.Println(errors.Is(err, dsql.ErrAccessDenied))
 
 	for _, refusal := range []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseConnections,
-		dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
+		dsqltest.RefuseExpired, dsqltest.RefuseAccess, dsqltest.RefuseUnavailable} {
 		fmt.Println(refusal.Code, refusal.Message)
 	}
 	// Output:
@@ -407,6 +407,7 @@ func ExampleRefusal() {
 	// 53300 Unable to accept connection, too many open connections.
 	// 08006 unable to accept connection, access denied
 	// 08006 unable to accept connection, access denied
+	// XX000 server unavailable
 }
 
 func ExampleAttempt() {

@@ -26,7 +26,7 @@ func (c *command) runBehindProxy(p *dsqlproxy.Proxy, l *listeners, args []string
 	for _, v := range proxyEnvironment(p, l.Addr()) {
 		env = append(env, v[0]+"="+v[1])
 	}
-	return c.runPsql(path, args[1:], env)
+	return c.runChild(path, args[1:], env)
 }
 
 // proxyEnvironment is what PostgreSQL clients read: libpq's variables, and DATABASE_URL. The URL has no

@@ -1,6 +1,9 @@
 package relay
 
 import (
+	"bytes"
+	"strings"
+
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -65,22 +68,35 @@ func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
 	return err
 }
 
-// executeGuarded handles the Execute of a statement that has a guard.
+// executeGuarded handles the Execute of a statement that has a guard. A Sync that came with it is sent
+// with it: a round trip less to PostgreSQL.
 func (r *requests) executeGuarded(p *portal, execute []byte) error {
 	p.guarded = false // what is left of it, after a row limit, cannot run again
-	if err := r.runExecute(execute, &guard{}); err != nil || !r.disarm() {
+	st := p.statement.parsed
+	sync := r.nextIsSync() && !isCopy(st)
+	if sync {
+		if err := r.discard(len(syncMessage)); err != nil {
+			return err
+		}
+		defer r.closeSeries()
+	}
+	if err := r.runExecute(execute, sync, &guard{}); err != nil || !r.disarm() {
 		return err
 	}
-	// PostgreSQL reads nothing before a Sync.
-	if err := r.askMessage(syncMessage, rewrite{drop: true}); err != nil {
-		return err
+	if !sync { // PostgreSQL reads nothing before there is one
+		if err := r.askMessage(syncMessage, rewrite{drop: true}); err != nil {
+			return err
+		}
 	}
-	copied, err := r.copyTables(p.statement.parsed)
+	copied, err := r.copyTables(st)
 	if err != nil {
 		return err
 	}
 	if !copied {
-		return r.failSeries(rules.ErrConflict)
+		if err := r.failSeries(rules.ErrConflict); err != nil || !sync {
+			return err
+		}
+		return r.pass(syncMessage, rewrite{replacement: rules.ErrConflict})
 	}
 	if p.statement.name == "" { // a simple query drops it
 		if err := r.sendOwn(p.statement.message); err != nil {
@@ -90,20 +106,43 @@ func (r *requests) executeGuarded(p *portal, execute []byte) error {
 	if err := r.bind(p, true); err != nil {
 		return err
 	}
-	err = r.runExecute(execute, &guard{again: true})
+	err = r.runExecute(execute, sync, &guard{again: true})
 	r.disarm()
 	return err
 }
 
-// runExecute has PostgreSQL execute a portal, and waits for the end.
-func (r *requests) runExecute(execute []byte, g *guard) error {
+// nextIsSync reports whether the client has sent a Sync next.
+func (r *requests) nextIsSync() bool {
+	if r.from.Buffered() < len(syncMessage) {
+		return false
+	}
+	next, err := r.from.Peek(len(syncMessage))
+	return err == nil && bytes.Equal(next, syncMessage)
+}
+
+// isCopy: a Sync that comes with COPY is read over.
+func isCopy(st *rules.Statement) bool {
+	return len(st.SQL) > 4 && strings.EqualFold(st.SQL[:4], "copy")
+}
+
+// runExecute has PostgreSQL execute a portal, and a Sync if there is one, and waits for the end.
+func (r *requests) runExecute(execute []byte, sync bool, g *guard) error {
 	r.update(func() {
 		g.before = len(r.pending)
 		r.guard = g
 		r.pending = append(r.pending, false)
+		if sync {
+			r.pendingReady++
+		}
 	})
 	if _, err := r.to.Write(execute); err != nil {
 		return err
+	}
+	if sync {
+		if _, err := r.to.Write(syncMessage); err != nil {
+			return err
+		}
+		return r.flushAndWait(func() bool { return r.pendingReady == 0 })
 	}
 	if err := r.awaitResponses(); err != nil {
 		return err

@@ -6,8 +6,6 @@ CREATE TABLE IF NOT EXISTS sys.iam_mappings (
 	grantor_pg_role_oid oid NOT NULL
 );
 
-CREATE SEQUENCE IF NOT EXISTS sys.iam_oids START 26384;
-
 CREATE OR REPLACE VIEW sys.iam_pg_role_mappings AS
 	SELECT iam_oid, arn, pg_role_oid, role.rolname AS pg_role_name, grantor_pg_role_oid, grantor.rolname AS grantor_pg_role_name
 	FROM sys.iam_mappings
@@ -22,7 +20,9 @@ BEGIN
 	IF EXISTS (SELECT FROM sys.iam_mappings m WHERE m.pg_role_oid = role AND m.arn = iam_grant.arn) THEN
 		RAISE EXCEPTION 'role "%" is already granted to "%"', role_name, arn USING ERRCODE = 'duplicate_object';
 	END IF;
-	INSERT INTO sys.iam_mappings VALUES (nextval('sys.iam_oids'), arn, role, (SELECT oid FROM pg_roles WHERE rolname = session_user));
+	INSERT INTO sys.iam_mappings
+		SELECT coalesce(max(iam_oid)::bigint, 26383) + 1, iam_grant.arn, role, (SELECT oid FROM pg_roles WHERE rolname = session_user)
+		FROM sys.iam_mappings;
 END
 $$;
 
