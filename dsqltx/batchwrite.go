@@ -79,6 +79,8 @@ func (l *load) attempt(ctx context.Context, b *batch) error {
 			lost++
 		}
 		if l.Runner.OnAttempt != nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
 			l.Runner.OnAttempt(a)
 		}
 	}

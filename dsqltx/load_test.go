@@ -2,7 +2,6 @@ package dsqltx_test
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -189,36 +188,6 @@ func TestWriteSeqQuota(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 2000, report.Count(dsqltx.BatchIn))
 	require.Positive(t, refused)
-}
-
-// Index entries count against the 10 MiB of a transaction. The server says so once, and the batches
-// behind are smaller.
-func TestWriteSeqSizeLimit(t *testing.T) {
-	t.Parallel()
-	b := newBank(t, 1, 2)
-	b.exec(t, "create table t (id int primary key, note text, unique (note), unique (note, id), unique (id, note))")
-	attempts, split := 0, 0
-	w := dsqltx.Writer{Table: pgx.Identifier{"t"}, Columns: []string{"id", "note"}, Text: true, BatchRows: 3000,
-		Runner: dsqltx.Runner{OnAttempt: func(a dsqltx.Attempt) {
-			if attempts++; sqlState(a.Err) == "54000" {
-				split++
-			}
-		}}}
-	report, err := w.WriteSeq(t.Context(), b.pool, func(yield func([]any, error) bool) {
-		for i := range 9000 {
-			random := make([]byte, 500) // a value that repeats itself would be compressed
-			for j := range random {
-				random[j] = byte(rand.IntN(256))
-			}
-			if !yield([]any{fmt.Sprint(i), hex.EncodeToString(random)}, nil) {
-				return
-			}
-		}
-	})
-	require.NoError(t, err)
-	require.Equal(t, 9000, report.Count(dsqltx.BatchIn))
-	require.Equal(t, 1, split)
-	require.EqualValues(t, 9000, b.one(t, "select count(*) from t"))
 }
 
 func sqlState(err error) string {

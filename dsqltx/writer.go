@@ -18,8 +18,8 @@ import (
 // The rows as a whole are not one transaction. The [Report] says which of them are in the table.
 // Rows are numbered from 0, in the order in which they were given.
 //
-// The funcs of a Writer are called one at a time, on the goroutines of the workers. A panic of one
-// continues on the goroutine of Write, after the batches that were being written have ended.
+// The funcs of a Writer and OnAttempt of its Runner are called one at a time, on the goroutines of
+// the workers; only Check may run several times at once. A panic of one continues on the goroutine of Write, after the batches that were being written have ended.
 type Writer struct {
 	Table   pgx.Identifier // for example pgx.Identifier{"schema", "table"}
 	Columns []string       // of each row's values, in their order
@@ -56,7 +56,7 @@ type Writer struct {
 	Key []string
 
 	// Check, if not nil, finds out in another way than Key whether a batch of unknown outcome is
-	// in the table. Like CheckCommit, for one batch. Several calls may run at once.
+	// in the table. Like CheckCommit, for one batch.
 	//
 	// Without SkipExisting, Key and Check, such a batch ends Write as BatchUnknown.
 	Check func(ctx context.Context, rows [][]any) (in bool, err error)

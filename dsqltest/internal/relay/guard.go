@@ -50,7 +50,8 @@ func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
 	}
 	r.savepoint = true
 	e.offset = st.Start - len(prefix)
-	r.update(func() { r.guard = &guard{tags: tags} })
+	g := &guard{tags: tags}
+	r.update(func() { r.guard = g })
 	if err := r.ask(prefix+r.text(st), e); err != nil || !r.disarm() {
 		return err
 	}
@@ -59,7 +60,7 @@ func (r *requests) runGuarded(st *rules.Statement, e rewrite) error {
 		return err
 	}
 	if !copied {
-		return r.ask(invalidSQL, rewrite{replacement: rules.ErrConflict})
+		return r.ask(invalidSQL, rewrite{replacement: withoutCopies(g.conflict)})
 	}
 	e.offset = st.Start
 	r.update(func() { r.guard = &guard{again: true} })
@@ -156,4 +157,14 @@ func (r *requests) runExecute(execute []byte, sync bool, g *guard) error {
 		return err
 	}
 	return r.awaitResponses()
+}
+
+// withoutCopies is what the client gets when a statement cannot run again on copies of its tables, such
+// as a COPY, whose data is gone. A key that is taken is mostly one that the snapshot shows, so it stays
+// 23505: as a conflict, the client would run into it for ever.
+func withoutCopies(e *pgproto3.ErrorResponse) *pgproto3.ErrorResponse {
+	if e.Code == "23505" || e.Code == "23503" {
+		return e
+	}
+	return rules.ErrConflict
 }
