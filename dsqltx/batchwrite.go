@@ -74,7 +74,16 @@ func (l *load) attempt(ctx context.Context, b *batch) error {
 	r := l.Runner
 	r.Idempotent = l.idempotent()
 	lost := 0
+	connected := false
+	setConnected := func(c bool) {
+		if c != connected {
+			connected = c
+			l.countConnected(c)
+		}
+	}
+	defer setConnected(false)
 	r.OnAttempt = func(a Attempt) {
+		setConnected(false)
 		if a.Err != nil && a.Conflict != schemaConflict {
 			lost++
 		}
@@ -92,6 +101,7 @@ func (l *load) attempt(ctx context.Context, b *batch) error {
 		r.Idempotent = false
 	}
 	err := r.Run(ctx, l.db, func(ctx context.Context, tx pgx.Tx) error {
+		setConnected(true)
 		b.maybeIn = l.idempotent() && lost > 0
 		if lost >= splitAfter && len(b.rows) > 1 {
 			return errSplit
@@ -164,12 +174,31 @@ func (l *load) countCompleted() int {
 	return l.completed
 }
 
-// mayPass tells whether b may succeed in a while: it got no connection, and others got on since it
-// began; or the server was unavailable, which mayPass waits for.
+// countConnected counts the workers that have a connection.
+func (l *load) countConnected(more bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if more {
+		l.connected++
+	} else {
+		l.connected--
+	}
+}
+
+// othersGetOn tells whether other workers have a connection, or had one to write a batch by since there were
+// completed ones.
+func (l *load) othersGetOn(completed int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connected > 0 || l.completed > completed
+}
+
+// mayPass tells whether b may succeed in a while: it got no connection, and others have some; or the
+// server was unavailable, which mayPass waits for.
 func (l *load) mayPass(ctx context.Context, b *batch, err error, completed int) bool {
 	var connect *pgconn.ConnectError
 	if errors.As(err, &connect) {
-		return ctx.Err() == nil && l.countCompleted() > completed
+		return ctx.Err() == nil && l.othersGetOn(completed)
 	}
 	if !isIndefinite(err) || b.refused == maxUnavailable {
 		return false

@@ -43,6 +43,7 @@ type load struct {
 	maxRows   int // of the batches to come
 	maxBytes  int
 	completed int // batches that are in
+	connected int // workers that have a connection
 	failed    chan struct{}
 	err       error // of the first failure
 	panicked  any   // of a worker
