@@ -204,7 +204,7 @@ func TestUsage(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	sections := regexp.MustCompile(`(?m)^[A-Z][A-Z ]+$`)
-	for _, name := range []string{"", "doctor", "token", "psql", "proxy", "local", "version"} {
+	for _, name := range []string{"", "doctor", "token", "psql", "proxy", "load", "local", "version"} {
 		page := manual(name)
 		got := runHere(t, nil, slices.DeleteFunc([]string{"help", name}, func(s string) bool { return s == "" })...)
 		require.Equal(t, result{stdout: page}, got)
@@ -231,7 +231,7 @@ func TestHelpNamesEveryOption(t *testing.T) {
 	require.NoError(t, err)
 	defined := regexp.MustCompile(`flags\.(?:Bool|Duration|Int|String|Func)(?:Var\(&[a-zA-Z.]+, |\()"([a-z-]+)"`)
 	options := regexp.MustCompile(`(?m)^    --([a-z-]+)`)
-	for _, name := range []string{"doctor", "token", "psql", "proxy", "local"} {
+	for _, name := range []string{"doctor", "token", "psql", "proxy", "load", "local"} {
 		text, err := os.ReadFile(name + ".go")
 		require.NoError(t, err)
 		require.Contains(t, source, name+".go")

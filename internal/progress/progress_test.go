@@ -15,8 +15,10 @@ func TestMeter(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var out bytes.Buffer
 			n := Numbers{Part: 0.2}
-			m := Start(&out, terminal, func() Numbers { return n })
-			n = Numbers{Rows: 1_200_000, Part: 0.6, Retries: 3, Bad: 1}
+			m := Start(&out, terminal, func() Numbers {
+				defer func() { n = Numbers{Rows: 1_200_000, Part: 0.6, Retries: 3, Bad: 1} }()
+				return n
+			})
 			time.Sleep(6 * time.Second)
 			synctest.Wait()
 			m.Println("a.csv:7: bad")

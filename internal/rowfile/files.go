@@ -23,11 +23,11 @@ type Files struct {
 	// Rows.
 	BadRow func(file string, e *RowError) error
 
-	first   *openFile
-	read    atomic.Int64
-	mu      sync.Mutex // guards places
-	places  map[int]Place
-	current string
+	first  *openFile // that Open opened, and Rows has not read
+	named  bool      // Columns are from the first file
+	read   atomic.Int64
+	mu     sync.Mutex // guards places
+	places map[int]Place
 }
 
 // A Place is where a row begins.
@@ -101,7 +101,7 @@ func (f *Files) open(name string) (*openFile, error) {
 		format = FormatOf(name)
 	}
 	r, err := NewReader(countingReader{in, &f.read}, format)
-	if err == nil && (f.Columns == nil || f.current != "") {
+	if err == nil && (f.Columns == nil || f.named) {
 		err = f.readHeader(r)
 	}
 	if err != nil {
@@ -128,8 +128,8 @@ func (f *Files) readHeader(r *Reader) error {
 			return fmt.Errorf("column %d has no name in the first line; name it there, or all of them by --columns if that line is a row", i+1)
 		}
 	}
-	if f.current == "" {
-		f.Columns, f.current = names, "header"
+	if !f.named {
+		f.Columns, f.named = names, true
 		return nil
 	}
 	if !slices.Equal(names, f.Columns) {
