@@ -127,6 +127,13 @@ func (l *tableLoad) run(ctx context.Context) error {
 	}
 	report, err := l.writer.WriteSeq(ctx, db, l.rows)
 	l.meter.Stop()
+	var bad *badRowError
+	switch {
+	case errors.As(err, &bad):
+		err = bad
+	case errors.Is(err, errInterrupted):
+		err = errInterrupted
+	}
 	if l.options.dryRun {
 		if err == nil {
 			l.print(l.stdout, fmt.Sprintf("%s rows can be read; the server took %s of the first %s, and nothing was written\n",
@@ -234,8 +241,13 @@ func (l *tableLoad) countBad(place rowfile.Place, reason string) error {
 		l.meter.Println(where + ": " + reason)
 		return nil
 	}
-	return fmt.Errorf("%s: %s; mend it, or leave out bad rows with --max-errors, which is %d", where, reason, l.options.maxErrors)
+	return &badRowError{fmt.Sprintf("%s: %s; mend it, or leave out more bad rows with --max-errors, which is %d", where, reason, l.options.maxErrors)}
 }
+
+// badRowError ends a load. Its text needs none of what the Writer puts around it.
+type badRowError struct{ text string }
+
+func (e *badRowError) Error() string { return e.text }
 
 func (l *tableLoad) rejectFormat() rowfile.Format {
 	switch {

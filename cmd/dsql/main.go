@@ -127,7 +127,7 @@ func (c *command) help(args []string) error {
 	}
 	text := manual(name)
 	if text == "" || len(args) > 1 {
-		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql, proxy and local", strings.Join(args, " ")))
+		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql, proxy, load and local", strings.Join(args, " ")))
 	}
 	c.print(c.stdout, text)
 	return nil
