@@ -62,8 +62,11 @@ func loadBy(ctx context.Context, e *endpoint, t *table, workers int, rtt time.Du
 			perSecond := loadRows / time.Since(began).Seconds()
 			e.SetRoundTripTime(0)
 			var n int
-			if err := pool.QueryRow(ctx, "select count(*) from loaded").Scan(&n); err != nil || n != loadRows {
-				return 0, fmt.Errorf("%d rows are in, not %d: %w", n, loadRows, err)
+			if err := pool.QueryRow(ctx, "select count(*) from loaded").Scan(&n); err != nil {
+				return 0, err
+			}
+			if n != loadRows {
+				return 0, fmt.Errorf("%d rows are in, not %d", n, loadRows)
 			}
 			return perSecond, nil
 		}
