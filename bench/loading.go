@@ -54,6 +54,9 @@ func loadBy(ctx context.Context, e *endpoint, t *table, workers int, rtt time.Du
 					return 0, err
 				}
 			}
+			if err := meetSchema(ctx, pool, workers); err != nil {
+				return 0, err
+			}
 			e.SetRoundTripTime(rtt)
 			began := time.Now()
 			if err := load(); err != nil {
@@ -96,6 +99,21 @@ func loadBy(ctx context.Context, e *endpoint, t *table, workers int, rtt time.Du
 			})
 			return err
 		})})
+}
+
+// meetSchema has each connection meet the changed schema, which pgx alone does not try again after.
+func meetSchema(ctx context.Context, pool *pgxpool.Pool, workers int) error {
+	for range workers { // held until all have
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return err
+		}
+		defer conn.Release()
+		if _, err := dsqltx.Exec(ctx, conn, "select from loaded"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // copyPlain is what one writes by hand.
