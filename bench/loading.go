@@ -54,9 +54,6 @@ func loadBy(ctx context.Context, e *endpoint, t *table, workers int, rtt time.Du
 					return 0, err
 				}
 			}
-			if err := meetSchema(ctx, pool, workers); err != nil {
-				return 0, err
-			}
 			e.SetRoundTripTime(rtt)
 			began := time.Now()
 			if err := load(); err != nil {
@@ -101,21 +98,6 @@ func loadBy(ctx context.Context, e *endpoint, t *table, workers int, rtt time.Du
 		})})
 }
 
-// meetSchema has each connection meet the changed schema, which pgx alone does not try again after.
-func meetSchema(ctx context.Context, pool *pgxpool.Pool, workers int) error {
-	for range workers { // held until all have
-		conn, err := pool.Acquire(ctx)
-		if err != nil {
-			return err
-		}
-		defer conn.Release()
-		if _, err := dsqltx.Exec(ctx, conn, "select from loaded"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // copyPlain is what one writes by hand.
 func copyPlain(ctx context.Context, pool *pgxpool.Pool, workers int) error {
 	var next atomic.Int64
@@ -133,10 +115,14 @@ func copyPlain(ctx context.Context, pool *pgxpool.Pool, workers int) error {
 				for i := range rows {
 					rows[i] = []any{first + int64(i), payload}
 				}
-				err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				write := func(tx pgx.Tx) error {
 					_, err := tx.CopyFrom(ctx, pgx.Identifier{"loaded"}, []string{"id", "text"}, pgx.CopyFromRows(rows))
 					return err
-				})
+				}
+				err := pgx.BeginFunc(ctx, pool, write)
+				for dsqltx.IsConflict(err) { // the new table's OC001
+					err = pgx.BeginFunc(ctx, pool, write)
+				}
 				if err != nil {
 					once.Do(func() { failed = err })
 					return

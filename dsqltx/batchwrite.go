@@ -185,8 +185,8 @@ func (l *load) countConnected(more bool) {
 	}
 }
 
-// othersGetOn tells whether other workers have a connection, or had one to write a batch by since there were
-// completed ones.
+// othersGetOn tells whether other workers have a connection now, or completed a batch since there
+// were as many.
 func (l *load) othersGetOn(completed int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -43,8 +43,9 @@ type Report struct {
 	Batches []Batch
 }
 
-// Rows returns the rows whose batches are in state; rows are those that were given to Write. Rows that
-// are BatchOut can be written again. For rows that are BatchUnknown, look into the table first.
+// Rows returns the rows whose batches are in state; rows are those that were given to Write. Rows
+// that are BatchOut can be written again. For rows that are BatchUnknown, look into the table
+// first.
 func (r Report) Rows(rows [][]any, state BatchState) [][]any {
 	var found [][]any
 	for _, b := range r.Batches {

@@ -19,7 +19,8 @@ import (
 // Rows are numbered from 0, in the order in which they were given.
 //
 // The funcs of a Writer and OnAttempt of its Runner are called one at a time, on the goroutines of
-// the workers; only Check may run several times at once. A panic of one continues on the goroutine of Write, after the batches that were being written have ended.
+// the workers; only Check may run several times at once. A panic of one continues on the goroutine
+// of Write, after the batches that were being written have ended.
 type Writer struct {
 	Table   pgx.Identifier // for example pgx.Identifier{"schema", "table"}
 	Columns []string       // of each row's values, in their order
@@ -70,9 +71,9 @@ type Writer struct {
 	// it back as Resume after a crash. An error ends Write.
 	Checkpoint func(Report) error
 
-	// Reject, if not nil, is called for each row that the server refuses by itself: a value that does not
-	// fit, a constraint (SQLSTATE classes 22 and 23), too large a row. Nil leaves the row out and
-	// goes on; an error ends Write. Without Reject, such a row ends Write.
+	// Reject, if not nil, is called for each row that the server refuses by itself: a value that
+	// does not fit, a constraint (SQLSTATE classes 22 and 23), too large a row. Nil leaves the row
+	// out and goes on; an error ends Write. Without Reject, such a row ends Write.
 	Reject func(row int, values []any, err error) error
 
 	// OnBatch, if not nil, is called after each batch, or part of one that was split.
@@ -136,12 +137,12 @@ func (w Writer) Write(ctx context.Context, db Beginner, rows [][]any) (Report, e
 	return report, err
 }
 
-// WriteSeq is Write for rows that come one by one. It holds Workers × BatchRows rows at most, and one more, and
-// must be given each in a slice of its own. It stops at an error of rows, too. Since it looks at its state only
-// when rows yields, rows should heed ctx if it may block.
+// WriteSeq is Write for rows that come one by one. It holds Workers × BatchRows rows at most, and
+// one more, and must be given each in a slice of its own. It stops at an error of rows, too. Since
+// it looks at its state only when rows yields, rows should heed ctx if it may block.
 //
-// The report covers the rows that were taken. When rows panics, the batches that are being written go
-// on to their end, and Checkpoint is called a last time.
+// The report covers the rows that were taken. When rows panics, the batches that are being written
+// go on to their end, and Checkpoint is called a last time.
 func (w Writer) WriteSeq(ctx context.Context, db Beginner, rows iter.Seq2[[]any, error]) (Report, error) {
 	if err := w.validate(); err != nil {
 		return Report{}, err

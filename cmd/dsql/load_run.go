@@ -259,7 +259,8 @@ func (l *tableLoad) rejectFormat() rowfile.Format {
 	return rowfile.FormatOf(l.options.files[0])
 }
 
-// writeReject appends to the file of --rejects, which can be loaded like the files once it is mended.
+// writeReject appends to the file of --rejects, which can be loaded like the files once it is
+// mended.
 func (l *tableLoad) writeReject(line []byte) (err error) {
 	if l.options.rejects == "" || l.options.dryRun {
 		return nil

@@ -43,7 +43,8 @@ func interruptible(ctx context.Context, r io.Reader) io.Reader {
 	return read
 }
 
-// openTable copies a table out of PostgreSQL, as one snapshot has it, in the order of its primary key.
+// openTable copies a table out of PostgreSQL, as one snapshot has it, in the order of its primary
+// key.
 func (l *tableLoad) openTable(ctx context.Context, table tableInfo) error {
 	o := l.options
 	conn, err := pgx.Connect(ctx, o.from)

@@ -23,8 +23,9 @@ const (
 	lineEvery = 5 * time.Second
 )
 
-// A Meter writes Numbers while a load runs. On a terminal it keeps one line at the bottom, which it draws anew;
-// elsewhere it writes a line every few seconds. Its methods may be called from many goroutines.
+// A Meter writes Numbers while a load runs. On a terminal it keeps one line at the bottom, which it
+// draws anew; elsewhere it writes a line every few seconds. Its methods may be called from many
+// goroutines.
 type Meter struct {
 	out      io.Writer
 	terminal bool

@@ -1,4 +1,5 @@
-// Package resumefile keeps in a file how far a load is, so that another process can go on from there.
+// Package resumefile keeps in a file how far a load is, so that another process can go on from
+// there.
 package resumefile
 
 import (

@@ -12,15 +12,16 @@ import (
 	"sync/atomic"
 )
 
-// Files reads several files as the rows of one table. Set its fields, call Open, then range over Rows.
+// Files reads several files as the rows of one table. Set its fields, call Open, then range over
+// Rows.
 type Files struct {
 	Names   []string  // "-" is Stdin
 	Stdin   io.Reader // for "-"
 	Format  Format    // "": by each name
 	Columns []string  // nil: the first line of each file names them, and Open sets them
 
-	// BadRow is called for each row that is no row, on the goroutine that ranges over Rows. An error ends
-	// Rows.
+	// BadRow is called for each row that is no row, on the goroutine that ranges over Rows. An
+	// error ends Rows.
 	BadRow func(file string, e *RowError) error
 
 	first  *openFile // that Open opened, and Rows has not read

@@ -26,7 +26,8 @@ func ParseFormat(name string) (Format, error) {
 	return "", fmt.Errorf("%q is not a format; there are csv, tsv and text", name)
 }
 
-// FormatOf guesses a file's format by its name: TSV for .tsv and .tab, else CSV. A final .gz does not count.
+// FormatOf guesses a file's format by its name: TSV for .tsv and .tab, else CSV. A final .gz does
+// not count.
 func FormatOf(name string) Format {
 	switch strings.ToLower(filepath.Ext(strings.TrimSuffix(strings.ToLower(name), ".gz"))) {
 	case ".tsv", ".tab":
@@ -42,8 +43,8 @@ func (f Format) delimiter() byte {
 	return '\t'
 }
 
-// Append appends a row as a line, so that a Reader of the format reads the same values. A value is a string, or nil
-// for NULL.
+// Append appends a row as a line, so that a Reader of the format reads the same values. A value is
+// a string, or nil for NULL.
 func (f Format) Append(line []byte, values []any) []byte {
 	for i, value := range values {
 		if i > 0 {

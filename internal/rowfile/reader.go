@@ -10,8 +10,8 @@ import (
 	"unicode/utf8"
 )
 
-// maxRecord bounds a row in a file. DSQL takes rows of up to 2 MiB (AWS guide, "Quotas"); escapes make
-// them longer, and a quote that nobody closes must not take the rest of the file into memory.
+// maxRecord bounds a row in a file. DSQL takes rows of up to 2 MiB (AWS guide, "Quotas"); escapes
+// make them longer, and a quote that nobody closes must not take the rest of the file into memory.
 const maxRecord = 16 << 20
 
 // A RowError is a row that is no row. The Reader goes on with the next line.
@@ -53,11 +53,13 @@ func NewReader(r io.Reader, format Format) (*Reader, error) {
 	return &Reader{format: format, in: in, line: 1}, nil
 }
 
-// SetColumns sets how many values a row has; another number is a RowError. 0, the default, takes any.
+// SetColumns sets how many values a row has; another number is a RowError. 0, the default, takes
+// any.
 func (r *Reader) SetColumns(n int) { r.columns = n }
 
-// Read returns the next row, a string or nil for each value, and the line where it begins. At the end of the file the
-// error is io.EOF. After a *RowError, Read may be called again; after any other error, not.
+// Read returns the next row, a string or nil for each value, and the line where it begins. At the
+// end of the file the error is io.EOF. After a *RowError, Read may be called again; after any other
+// error, not.
 func (r *Reader) Read() (values []any, line int, err error) {
 	for {
 		line = r.line
@@ -131,7 +133,8 @@ func (r *Reader) readRecord() error {
 	}
 }
 
-// isOpen tells whether the row goes on in the next line. open tells whether this line began within quotes.
+// isOpen tells whether the row goes on in the next line. open tells whether this line began within
+// quotes.
 func (r *Reader) isOpen(open bool, line []byte) bool {
 	if r.format == Text {
 		end := len(line) - 1
