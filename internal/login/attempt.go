@@ -7,7 +7,6 @@ import (
 	"crypto/tls"
 	"net"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 )
@@ -63,7 +62,7 @@ func (a *Attempt) Open(ctx context.Context, conn net.Conn, startup []byte, token
 	}); err != nil {
 		return nil, PhaseLogin, err
 	}
-	return &Session{Conn: tlsConn, opened: time.Now(), answers: answers}, PhaseLogin, nil
+	return newSession(tlsConn, answers), PhaseLogin, nil
 }
 
 // authenticate sends the startup message and the token, and returns the server's answers for pgx.

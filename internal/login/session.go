@@ -16,12 +16,20 @@ const maxSessionMessage = 10 << 20
 // Session is a connection that is logged in. Read returns the server's answers to the login first.
 type Session struct {
 	*tls.Conn
-	opened  time.Time
 	answers []byte
+
+	lastRead atomic.Int64 // wall-clock time in Unix ns
 
 	// tooLarge is the size of a message that was written since the server sent something last, and is
 	// larger than maxSessionMessage; else 0.
 	tooLarge atomic.Int64
+}
+
+// newSession returns a session that has just logged in.
+func newSession(conn *tls.Conn, answers []byte) *Session {
+	s := &Session{Conn: conn, answers: answers}
+	s.lastRead.Store(time.Now().UnixNano())
+	return s
 }
 
 func (s *Session) Read(b []byte) (int, error) {
@@ -37,6 +45,7 @@ func (s *Session) Read(b []byte) (int, error) {
 		return n, s.explain(err)
 	}
 	s.tooLarge.Store(0)
+	s.lastRead.Store(time.Now().UnixNano())
 	return n, nil
 }
 
