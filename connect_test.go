@@ -235,8 +235,8 @@ func TestConnectRefused(t *testing.T) {
 		is     error
 		says   []string
 	}{
-		"wrong key":       {func(c *dsql.Config) { c.Credentials = otherSecret }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "IAM policy", publicName}},
-		"no such role":    {func(c *dsql.Config) { c.User = "nobody" }, dsql.ErrAccessDenied, []string{"SQLSTATE 28000", "AWS IAM GRANT"}},
+		"wrong key":       {func(c *dsql.Config) { c.Credentials = otherSecret }, dsql.ErrAccessDenied, []string{"SQLSTATE 08006", "IAM policy", publicName}},
+		"no such role":    {func(c *dsql.Config) { c.User = "nobody" }, dsql.ErrAccessDenied, []string{"SQLSTATE 08006", "AWS IAM GRANT"}},
 		"another cluster": {func(c *dsql.Config) { c.Host = strings.Repeat("a", 26) + ".dsql.us-east-1.on.aws" }, dsql.ErrInvalidSNI, []string{"invalid sni", strings.Repeat("a", 26), "ClusterID"}},
 		"database":        {func(c *dsql.Config) { c.Database = "app" }, nil, []string{`database "app"`, "3D000", "leave Database empty"}},
 	}

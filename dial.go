@@ -3,6 +3,8 @@ package dsql
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -41,6 +43,7 @@ type lazyConn struct {
 	ctx     context.Context // of the call to DialFunc; limits the dial
 	dial    pgconn.DialFunc
 	pacer   *pacer // nil means no limit
+	secured bool   // dial sets up TLS
 	network string
 	address string
 
@@ -52,12 +55,14 @@ type lazyConn struct {
 	answer     bool // pgx has not read its answer yet
 }
 
-// lazyDial is the DialFunc for pgx.
-func (k *connector) lazyDial(ctx context.Context, network, address string) (net.Conn, error) {
-	if network == login.FailedNetwork {
-		return nil, net.ErrClosed
+// lazyDial returns the DialFunc for pgx. If secured, dial sets up TLS itself, and pgx does not.
+func (k *connector) lazyDial(dial pgconn.DialFunc, secured bool) pgconn.DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if network == login.FailedNetwork {
+			return nil, net.ErrClosed
+		}
+		return &lazyConn{ctx: ctx, dial: dial, pacer: k.pacer, secured: secured, network: network, address: address}, nil
 	}
-	return &lazyConn{ctx: ctx, dial: k.dial, pacer: k.pacer, network: network, address: address}, nil
 }
 
 func (c *lazyConn) Write(b []byte) (int, error) {
@@ -68,11 +73,22 @@ func (c *lazyConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	c.mu.Unlock()
+	// Without TLS of its own, pgx would also write a password to any server. That is only possible
+	// if a user replaced the login.
+	if c.secured && !isCancelRequest(b) {
+		return 0, errors.New("dsql: ConnConfig.AfterNetConnect was replaced, which makes the login; call the previous one first")
+	}
 	conn, err := c.open()
 	if err != nil {
 		return 0, err
 	}
 	return conn.Write(b)
+}
+
+// isCancelRequest reports whether b begins with the code of a CancelRequest (PostgreSQL docs, "Message
+// Formats").
+func isCancelRequest(b []byte) bool {
+	return len(b) >= 8 && binary.BigEndian.Uint32(b[4:]) == 80877102
 }
 
 func (c *lazyConn) Read(b []byte) (int, error) {

@@ -26,7 +26,7 @@ var groups = []struct {
 	name string
 	run  func(ctx context.Context, e *endpoint, t *table) error
 }{
-	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries},
+	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries}, {"transports", transports},
 	{"burst", bursts}, {"transactions", transactions}, {"idle", idleConnections}, {"size", sizes},
 }
 

@@ -19,6 +19,9 @@ func (f *findings) certificateProblem(handshake finding) *conclusion {
 		invalid x509.CertificateInvalidError
 	)
 	switch {
+	case f.noSystemRoots:
+		c.summary = "This host has no root certificates, so it cannot verify any server's certificate."
+		c.remedies = rootRemedies
 	case errors.As(handshake.err, &invalid) && invalid.Reason == x509.Expired:
 		c.summary = fmt.Sprintf("The certificate is valid from %s to %s, and this host's clock says %s.",
 			leaf.NotBefore.UTC().Format(time.DateOnly), leaf.NotAfter.UTC().Format(time.DateOnly), time.Now().UTC().Format(time.DateOnly))
@@ -49,10 +52,7 @@ func (f *findings) missingRoot(c *conclusion) {
 		c.remedies = []string{"Leave Config.RootCAs (sslrootcert) empty to use the system's root certificates, or add https://www.amazontrust.com/repository/AmazonRootCA1.pem to it."}
 		return
 	}
-	c.remedies = []string{
-		"Install the system's root certificates: apt-get install ca-certificates, or apk add ca-certificates; in an image from scratch, copy /etc/ssl/certs/ca-certificates.crt into it.",
-		"Or add https://www.amazontrust.com/repository/AmazonRootCA1.pem to Config.RootCAs (sslrootcert).",
-	}
+	c.remedies = rootRemedies
 }
 
 // isAmazonChain tells by the names in a chain whether it is meant to be Amazon's. It proves

@@ -32,6 +32,10 @@ func (f *findings) concludeServer() *conclusion {
 
 // refusalProblem decides what a refusal means.
 func (f *findings) refusalProblem(c *conclusion, refused finding) {
+	if f.otherName.ok() {
+		f.otherNameProblem(c, refused)
+		return
+	}
 	switch refused.kind {
 	case refusal.InvalidSNI:
 		c.verdict = VerdictSNI
@@ -42,6 +46,13 @@ func (f *findings) refusalProblem(c *conclusion, refused finding) {
 		c.verdict = VerdictWaking
 		c.summary = "The cluster was idle and is waking up."
 		c.remedies = []string{"Try again in some seconds. Connect, NewPool and OpenDB do so themselves until Config.ConnectTimeout (30 s by default) or the context ends."}
+	case refusal.Unavailable:
+		c.verdict = VerdictUnavailable
+		c.summary = "The service is unavailable for the moment."
+		c.remedies = []string{
+			"Try again in some seconds. Connect, NewPool and OpenDB do so themselves until Config.ConnectTimeout (30 s by default) or the context ends.",
+			"If it lasts, see the AWS Health Dashboard for Aurora DSQL in " + f.target.Region + ". " + supportRemedy(refused),
+		}
 	case refusal.TooManyConnections:
 		c.verdict = VerdictQuota
 		c.summary = "The cluster has as many connections as its quota allows."
@@ -69,7 +80,8 @@ func (f *findings) refusalProblem(c *conclusion, refused finding) {
 	case refusal.AccessDenied:
 		c.verdict = VerdictAccess
 		c.summary = fmt.Sprintf("The server found the cluster, and does not let this identity use the role %q.", f.target.User)
-		c.remedies = f.accessRemedies()
+		c.evidence = append(c.evidence, "the token was signed with credentials "+f.signer)
+		c.remedies = f.accessRemedies(refused.hint)
 	default:
 		otherRefusal(c, refused)
 	}
@@ -84,12 +96,26 @@ func otherRefusal(c *conclusion, refused finding) {
 	}
 	c.verdict = VerdictRefused
 	c.summary = fmt.Sprintf("The server refuses the %s.", refused.stage())
-	c.remedies = []string{"Read the message. If the Config is not the cause, try again. If the error stays, send this report to AWS Support."}
+	c.remedies = []string{"Read the message. If the Config is not the cause, try again.", supportRemedy(refused)}
+}
+
+// otherNameProblem is for a server that refuses the usual name and accepts the cluster's other
+// name.
+func (f *findings) otherNameProblem(c *conclusion, refused finding) {
+	c.verdict = VerdictSNI
+	if refused.kind == refusal.AccessDenied {
+		c.verdict = VerdictAccess
+	}
+	c.summary = fmt.Sprintf("The server refuses the name %s, and accepts the cluster's %s, %s.", f.target.ServerName, f.otherName.kind, f.otherName.name)
+	c.evidence = append(c.evidence, fmt.Sprintf("the same login with %s as SNI and token host works", f.otherName.name))
+	c.remedies = []string{
+		fmt.Sprintf("Set Config.ServerName: %q (server_name in a connection string). It becomes the SNI and the token host; the dialled address stays the same.", f.otherName.name),
+	}
 }
 
 // noAnswerProblem is for a server that is trusted, but does not answer as DSQL does.
 func noAnswerProblem(c *conclusion, last finding) {
-	c.remedies = []string{"Try again: one server behind the endpoint may be at fault.", "If the error stays, send this report to AWS Support."}
+	c.remedies = []string{"Try again: one server behind the endpoint may be at fault.", supportRemedy(last)}
 	switch last.outcome {
 	case outcomeNotDSQL:
 		c.verdict = VerdictOtherServer

@@ -140,6 +140,7 @@ func TestConcludeCertificate(t *testing.T) {
 	testConclude(t, map[string]concludeTest{
 		"the root is missing":                {findingsWithTLS(amazon, amazon), nil, VerdictCertificate, "ca-certificates"},
 		"the root is missing in RootCAs":     {findingsWithTLS(amazon, amazon), func(f *findings) { f.ownRoots = true }, VerdictCertificate, "Leave Config.RootCAs"},
+		"the system has no roots":            {findingsWithTLS(amazon, amazon), func(f *findings) { f.noSystemRoots = true }, VerdictCertificate, "x509roots/fallback"},
 		"a proxy's certificate":              {findingsWithTLS(corporate, corporate), nil, VerdictCertificate, "issued by O=Corp"},
 		"a proxy's, after a SSLRequest only": {findingsWithTLS(reset, corporate), nil, VerdictCertificate, "issued by O=Corp"},
 		"expired":                            {findingsWithTLS(expired, expired), nil, VerdictCertificate, "timedatectl"},

@@ -33,7 +33,8 @@ func (d *diagnosis) testCredentials(ctx context.Context) {
 	})()
 	d.credentials = f
 	d.redactor.AddCredentials(credentials)
-	d.recordFinding(stepCredentials, f, describeCredentials(credentials))
+	d.signer = describeCredentials(credentials)
+	d.recordFinding(stepCredentials, f, d.signer)
 	d.config = withCredentials(d.config, d.target.Region, credentials)
 }
 

@@ -102,3 +102,58 @@ func plainPostgres(t *testing.T) (address string) {
 		_, _ = io.Copy(io.Discard, conn)
 	})
 }
+
+// fakeServer is a server that refuses what dsqltest does not. It answers no query.
+type fakeServer struct {
+	address string
+	roots   *x509.CertPool
+}
+
+// newFakeServer starts one that has a certificate for names. refuse decides about a startup, with an
+// empty token, and about a token.
+func newFakeServer(t *testing.T, refuse func(serverName, token string) *pgproto3.ErrorResponse, names ...string) fakeServer {
+	certificate, roots := nettest.Issue(t, "fake", names...)
+	config := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"postgresql"}}
+	address := nettest.Listen(t, func(raw *net.TCPConn) {
+		r := bufio.NewReader(raw)
+		if head, err := r.Peek(8); err != nil || head[0] != 0x16 {
+			if err != nil || !isSSLRequest(head) {
+				return
+			}
+			_, _ = r.Discard(8)
+			_, _ = raw.Write([]byte("S"))
+		}
+		conn := tls.Server(&peeked{raw, r}, config)
+		backend := pgproto3.NewBackend(conn, conn)
+		if _, err := backend.ReceiveStartupMessage(); err != nil {
+			return
+		}
+		answer := func(token string) (refused bool) {
+			if response := refuse(conn.ConnectionState().ServerName, token); response != nil {
+				backend.Send(response)
+				refused = true
+			}
+			return refused
+		}
+		if !answer("") {
+			backend.Send(&pgproto3.AuthenticationCleartextPassword{})
+			_ = backend.Flush()
+			_ = backend.SetAuthType(pgproto3.AuthTypeCleartextPassword)
+			message, err := backend.Receive()
+			password, ok := message.(*pgproto3.PasswordMessage)
+			if err != nil || !ok {
+				return
+			}
+			if !answer(password.Password) {
+				backend.Send(&pgproto3.AuthenticationOk{})
+				backend.Send(&pgproto3.ReadyForQuery{TxStatus: 'I'})
+			}
+		}
+		_ = backend.Flush()
+		if _, err := backend.Receive(); err == nil { // a query, while no other probe runs
+			timeOutAll()
+		}
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	return fakeServer{address, roots}
+}

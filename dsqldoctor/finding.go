@@ -81,7 +81,7 @@ func (f finding) description() string {
 // refusalText is the server's error with all that it adds.
 func (f finding) refusalText() string {
 	text := f.err.Error()
-	for _, field := range []struct{ name, value string }{{"HINT", f.hint}, {"DETAIL", f.detail}} {
+	for _, field := range []struct{ name, value string }{{"DETAIL", f.detail}, {"HINT", f.hint}} {
 		if field.value != "" {
 			text += fmt.Sprintf(" (%s: %s)", field.name, field.value)
 		}

@@ -14,6 +14,10 @@ type findings struct {
 	directTLS   bool   // the Config asks for direct TLS, not for an SSLRequest
 	ownRoots    bool   // Config.RootCAs is set
 	assumedRole string // Config.RoleARN
+	signer      string // which credentials signed the token, as a step describes them
+
+	// The system has no root certificates at all. Set if a certificate failed the check with them.
+	noSystemRoots bool
 
 	credentials finding
 	token       finding
@@ -23,6 +27,7 @@ type findings struct {
 	plaintext   finding
 	startup     finding
 	login       finding
+	otherName   otherNameFinding
 	query       finding
 	clockOffset time.Duration // the server's clock minus this host's; 0 if not known
 }

@@ -3,6 +3,7 @@ package dsqldoctor
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -10,6 +11,13 @@ import (
 
 var clockRemedies = []string{
 	"Set this host's clock: timedatectl set-ntp true (Linux; on EC2, chrony with 169.254.169.123), sudo sntp -sS time.apple.com (macOS), w32tm /resync (Windows). A virtual machine or WSL that was suspended needs it too.",
+}
+
+// rootRemedies are for a host without Amazon's root certificate.
+var rootRemedies = []string{
+	"Install the system's root certificates: apt-get install ca-certificates, or apk add ca-certificates. In an image FROM scratch, a distroless one without them, or a custom Lambda runtime, copy /etc/ssl/certs/ca-certificates.crt into it.",
+	"Or build them into the program: import _ \"golang.org/x/crypto/x509roots/fallback\".",
+	"Or add https://www.amazontrust.com/repository/AmazonRootCA1.pem to Config.RootCAs (sslrootcert).",
 }
 
 func (f *findings) getClusterCommand() string {
@@ -25,26 +33,48 @@ func (f *findings) nameRemedies() []string {
 	}
 }
 
-// accessRemedies are for an identity that is denied access.
-func (f *findings) accessRemedies() []string {
+// accessRemedies are for an identity that is denied access. The HINT tells which rule is more
+// likely to deny it, but does not exclude the others.
+func (f *findings) accessRemedies(hint string) []string {
 	partition := "aws"
 	if strings.HasPrefix(f.target.Region, "cn-") {
 		partition = "aws-cn"
 	}
-	remedies := []string{
-		"Check which identity signs the token: aws sts get-caller-identity",
-		fmt.Sprintf(`Allow it in IAM: {"Effect": "Allow", "Action": "dsql:%s", "Resource": "arn:%s:dsql:%s:<account>:cluster/%s"}`,
+	key := "Check which identity signs the token: aws sts get-caller-identity. If that fails with InvalidClientTokenId, the key was rotated or deleted: get the new one, and restart programs that keep the old one."
+	policies := []string{
+		fmt.Sprintf(`Allow the action in the identity's IAM policy: {"Effect": "Allow", "Action": "dsql:%s", "Resource": "arn:%s:dsql:%s:<account>:cluster/%s"}`,
 			f.target.Action, partition, f.target.Region, f.target.ClusterID),
+		fmt.Sprintf("Check the cluster's resource-based policy, which may deny other networks (aws:SourceVpc) or identities: aws dsql get-cluster-policy --identifier %s --region %s. A change takes about a minute to have an effect.",
+			f.target.ClusterID, f.target.Region),
 	}
+	var mapping []string
 	if f.target.User != adminUser {
 		identity := f.assumedRole
 		if identity == "" {
 			identity = "arn:" + partition + ":iam::<account>:role/<name>"
 		}
 		role := pgx.Identifier{f.target.User}.Sanitize()
-		remedies = append(remedies, fmt.Sprintf("Map the database role to the identity, as admin: CREATE ROLE %s WITH LOGIN; AWS IAM GRANT %s TO '%s'; (SELECT * FROM sys.iam_pg_role_mappings lists the mappings)", role, role, identity))
+		mapping = []string{fmt.Sprintf("Map the database role to the identity, as admin: CREATE ROLE %s WITH LOGIN; AWS IAM GRANT %s TO '%s'; (SELECT * FROM sys.iam_pg_role_mappings lists the mappings)", role, role, identity)}
+	}
+	remedies := []string{key}
+	switch hint = strings.ToLower(hint); {
+	case strings.Contains(hint, "is not authorized to perform"): // the service knows the identity
+		remedies = slices.Concat(policies, mapping, remedies)
+	case strings.Contains(hint, "is not authorized to access"):
+		remedies = slices.Concat(mapping, policies, remedies)
+	default:
+		remedies = slices.Concat(remedies, policies, mapping)
 	}
 	return append(remedies, "Check that the credentials belong to the cluster's account, that no SCP or permissions boundary denies the action, and that this host's clock is right: a token from a clock that is ahead is denied with the same message.")
+}
+
+// supportRemedy is for an error that only AWS can explain.
+func supportRemedy(f finding) string {
+	text := "If the error stays, send this report to AWS Support."
+	if f.detail != "" {
+		text += " It has what they ask for: " + f.detail + "."
+	}
+	return text
 }
 
 // workarounds reach the endpoint despite a network that blocks it.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/internal/login"
 	"github.com/dsqlgo/dsql/internal/refusal"
 )
@@ -47,16 +48,20 @@ func (d *diagnosis) testStartupSNI(ctx context.Context, name string, o tlsOption
 
 // testLogin logs in and uses the session.
 func (d *diagnosis) testLogin(ctx context.Context) {
+	n, _ := d.working()
 	if reason := d.noLoginReason(); reason != "" {
 		d.skip(stepLogin, reason)
+		d.testOtherName(ctx, n)
 		d.skipSession()
 		return
 	}
-	n, _ := d.working()
-	conn, f := d.logIn(ctx, n, false)
+	c := d.config
+	c.EarlyAuth = false
+	conn, f := d.logIn(ctx, c, d.signedToken, n)
 	d.login = f
 	d.recordFinding(stepLogin, f, fmt.Sprintf("logged in as %s by %s", d.target.User, n))
 	if conn == nil {
+		d.testOtherName(ctx, n)
 		d.skipSession()
 		return
 	}
@@ -89,10 +94,8 @@ func (d *diagnosis) noLoginReason() string {
 	return ""
 }
 
-func (d *diagnosis) logIn(ctx context.Context, n negotiation, early bool) (*pgx.Conn, finding) {
-	c := d.config
-	c.EarlyAuth = early
-	return start(ctx, d, d.limits.step, func(ctx context.Context) (*pgx.Conn, finding) { return d.prober.logIn(ctx, c, d.signedToken, n) })()
+func (d *diagnosis) logIn(ctx context.Context, c dsql.Config, token string, n negotiation) (*pgx.Conn, finding) {
+	return start(ctx, d, d.limits.step, func(ctx context.Context) (*pgx.Conn, finding) { return d.prober.logIn(ctx, c, token, n) })()
 }
 
 // skipSession skips the steps that need a session. A refusal may tell about the clock all the same.
@@ -135,7 +138,9 @@ func (d *diagnosis) testClock(ctx context.Context, conn *pgx.Conn) {
 
 // testEarlyAuth logs in with the token sent along with the startup message.
 func (d *diagnosis) testEarlyAuth(ctx context.Context, n negotiation) {
-	conn, f := d.logIn(ctx, n, true)
+	c := d.config
+	c.EarlyAuth = true
+	conn, f := d.logIn(ctx, c, d.signedToken, n)
 	if conn != nil {
 		d.closeConn(conn)
 	}

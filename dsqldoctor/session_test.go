@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
@@ -55,6 +56,56 @@ func TestDiagnoseFaults(t *testing.T) {
 	}
 }
 
+// What a refusal says is in the report: what denies access, and the session ID for AWS Support.
+func TestDiagnoseRefusalDetails(t *testing.T) {
+	const user = "User: arn:aws:iam::123456789012:user/app is not authorized to "
+	for name, test := range map[string]struct {
+		response pgproto3.ErrorResponse
+		want     dsqldoctor.Verdict
+		remedies []string // in their order
+	}{
+		"identity policy": {
+			pgproto3.ErrorResponse{Code: "08006", Message: accessDenied, Hint: user + "perform: dsql:DbConnect on resource: arn:aws:dsql:us-east-1:123456789012:cluster/" + reportID},
+			dsqldoctor.VerdictAccess, []string{`"Action": "dsql:DbConnect"`, "aws dsql get-cluster-policy --identifier " + reportID, "AWS IAM GRANT", "InvalidClientTokenId"},
+		},
+		"resource-based policy": {
+			pgproto3.ErrorResponse{Code: "08006", Message: accessDenied, Hint: user + "access this resource"},
+			dsqldoctor.VerdictAccess, []string{"AWS IAM GRANT", `"Action": "dsql:DbConnect"`, "aws:SourceVpc", "InvalidClientTokenId"},
+		},
+		"rotated key": {
+			pgproto3.ErrorResponse{Code: "08006", Message: accessDenied},
+			dsqldoctor.VerdictAccess, []string{"InvalidClientTokenId, the key was rotated", `"Action": "dsql:DbConnect"`, "aws dsql get-cluster-policy", "AWS IAM GRANT"},
+		},
+		"unavailable":   {pgproto3.ErrorResponse{Code: "XX000", Message: "server unavailable"}, dsqldoctor.VerdictUnavailable, []string{"Try again", "Session Id: 0123abcd"}},
+		"another error": {pgproto3.ErrorResponse{Code: "58000", Message: "out of luck"}, dsqldoctor.VerdictRefused, []string{"Session Id: 0123abcd"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			response := test.response
+			response.Severity, response.Detail = "FATAL", "Session Id: 0123abcd"
+			s := newFakeServer(t, func(_, token string) *pgproto3.ErrorResponse {
+				if token == "" {
+					return nil
+				}
+				return &response
+			}, publicName)
+			c := temporary(server)
+			c.User, c.DialAddress, c.RootCAs = "app", s.address, s.roots
+			r := diagnose(t, c)
+			requireVerdict(t, test.want, r)
+			require.Contains(t, fmt.Sprint(r.Evidence), "(DETAIL: Session Id: 0123abcd)")
+			remedies := fmt.Sprint(r.Remedies)
+			for _, remedy := range test.remedies {
+				_, rest, ok := strings.Cut(remedies, remedy)
+				require.True(t, ok, "%s: %s", remedy, r)
+				remedies = rest
+			}
+			if test.want == dsqldoctor.VerdictAccess {
+				require.Contains(t, fmt.Sprint(r.Evidence), "signed with credentials from StaticCredentials, key …LE12, temporary")
+			}
+		})
+	}
+}
+
 // The server refuses the login.
 func TestDiagnoseRefusals(t *testing.T) {
 	wrongKind := dsqltest.Refusal{Code: "28000", Message: "unable to accept connection, access denied", Hint: "Wrong user to action mapping. user: app, action: DbConnectAdmin"}
@@ -83,7 +134,7 @@ func TestDiagnoseRefusals(t *testing.T) {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) {
 				c.Credentials = credentials.NewStaticCredentialsProvider(diagnoseKey, "another secret key", "")
 			},
-			want: dsqldoctor.VerdictAccess, remedy: "get-caller-identity",
+			want: dsqldoctor.VerdictAccess, remedy: "InvalidClientTokenId, the key was rotated",
 		},
 		"token kind": {arrange: refuse(wrongKind), want: dsqldoctor.VerdictTokenKind, remedy: "Config.User"},
 		"clock behind": {
@@ -125,6 +176,7 @@ func TestDiagnoseRefusals(t *testing.T) {
 			arrange: func(_ *dsqltest.Server, c *dsql.Config) { c.Params = map[string]string{"client_min_messages": "debug"} },
 			want:    dsqldoctor.VerdictConfig, remedy: "Config.Params",
 		},
+		"unavailable":   {arrange: refuse(dsqltest.RefuseUnavailable), want: dsqldoctor.VerdictUnavailable, remedy: "It has what they ask for: Session Id: "},
 		"anything else": {arrange: refuse(strange), want: dsqldoctor.VerdictRefused, remedy: "AWS Support"},
 	} {
 		t.Run(name, func(t *testing.T) {

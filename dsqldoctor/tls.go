@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+
+	"github.com/dsqlgo/dsql/internal/login"
 )
 
 // testTLS sets up TLS in both ways, and a session without TLS. Where TLS fails, variants show
@@ -27,6 +29,11 @@ func (d *diagnosis) testTLS(ctx context.Context) {
 	for i, n := range negotiations {
 		d.tls[n].usual = waits[i]()
 		d.recordHandshake(n.stepName(), d.tls[n].usual)
+	}
+	for _, n := range negotiations {
+		if d.tls[n].usual.outcome == outcomeBadCertificate && !d.ownRoots {
+			d.noSystemRoots = login.SystemHasNoRoots()
+		}
 	}
 	d.plaintext = waitPlaintext()
 	d.recordPlaintext()

@@ -27,8 +27,9 @@ const (
 	VerdictInspectionDirect      Verdict = "inspection-direct"       // the network blocks direct TLS only
 	VerdictInspectionKeyExchange Verdict = "inspection-key-exchange" // the network blocks a ClientHello larger than one packet
 
-	VerdictQuota      Verdict = "quota"      // too many connections, or too many new ones a second
-	VerdictWaking     Verdict = "waking"     // the cluster was idle and is starting
-	VerdictRefused    Verdict = "refused"    // refused, for a reason that no other verdict names
-	VerdictIncomplete Verdict = "incomplete" // the time was over before the reason was found
+	VerdictQuota       Verdict = "quota"       // too many connections, or too many new ones a second
+	VerdictWaking      Verdict = "waking"      // the cluster was idle and is starting
+	VerdictUnavailable Verdict = "unavailable" // the service is unavailable for the moment
+	VerdictRefused     Verdict = "refused"     // refused, for a reason that no other verdict names
+	VerdictIncomplete  Verdict = "incomplete"  // the time was over before the reason was found
 )

@@ -9,6 +9,9 @@ const (
 	Conflict                        // rolled back, and answered with OC000
 	BeforeCommit                    // rolled back as if COMMIT had not arrived, and the connection is cut
 	AfterCommit                     // applied, if PostgreSQL can, and the connection is cut before the answer leaves
+
+	UnavailableBeforeCommit // rolled back, and answered with XX000, server unavailable
+	UnavailableAfterCommit  // applied, if PostgreSQL can, and answered in the same way
 )
 
 // TransactionCounts is what has happened to transactions so far.
@@ -43,6 +46,25 @@ func (s *Server) ConflictNext(n int) { s.script(n, Conflict) }
 // CutNext cuts the connections of the next n commits at point, which is
 // BeforeCommit or AfterCommit. It takes turns as ConflictNext does.
 func (s *Server) CutNext(n int, point CommitFault) { s.script(n, point) }
+
+// UnavailableNext has the next n statements fail with XX000, server unavailable. COMMIT and ROLLBACK
+// are not counted among them: for COMMIT there are UnavailableBeforeCommit and UnavailableAfterCommit,
+// and for logins [RefuseUnavailable].
+func (s *Server) UnavailableNext(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unavailable += n
+}
+
+func (s *Server) nextUnavailable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.unavailable == 0 {
+		return false
+	}
+	s.unavailable--
+	return true
+}
 
 func (s *Server) script(n int, fault CommitFault) {
 	s.mu.Lock()

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -238,6 +237,24 @@ func ExampleServer_CutNext() {
 	// Output: unknown: true applied: 1
 }
 
+func ExampleServer_UnavailableNext() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	server.UnavailableNext(1)
+	_, err = conn.Exec(ctx, "select 1")
+	fmt.Println(err)
+	// Output: ERROR: server unavailable (SQLSTATE XX000)
+}
+
 func ExampleServer_SetCommitFaults() {
 	ctx := context.Background()
 	server, err := dsqltest.Start(ctx)
@@ -298,6 +315,32 @@ func ExampleServer_SetFaults() {
 	// sessions: 2
 }
 
+// A network that resets PostgreSQL on 5432 and lets 443 through.
+func ExampleWithWebSocketAddress() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx, dsqltest.WithWebSocketAddress("127.0.0.1:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	server.SetFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnClientHello, Effect: dsqltest.Reset}))
+	server.SetWebSocketFaults(nil) // as it is anyway
+
+	config := server.Config()
+	config.Transport = "auto"
+	conn, err := dsql.Connect(ctx, config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for _, attempt := range server.Attempts() {
+		fmt.Println(attempt.WebSocket, attempt.Address == server.WebSocketAddr(), attempt.Outcome)
+	}
+	// Output:
+	// false false reset on ClientHello
+	// true true ok
+}
+
 func ExampleAlways() {
 	ctx := context.Background()
 	server, err := dsqltest.Start(ctx, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnClientHello, Effect: dsqltest.Reset})))
@@ -306,10 +349,10 @@ func ExampleAlways() {
 	}
 	defer server.Close()
 	config := server.Config()
-	config.ConnectTimeout = 500 * time.Millisecond
+	config.ConnectTimeout = 2 * time.Second
 	_, err = dsql.Connect(ctx, config)
-	fmt.Println(strings.Contains(err.Error(), "TLS handshake failed"))
-	// Output: true
+	fmt.Println(err != nil, server.Attempts()[0].Outcome)
+	// Output: true reset on ClientHello
 }
 
 func ExampleFault() {
@@ -374,13 +417,13 @@ func ExampleRefusal() {
 		log.Fatal(err)
 	}
 	defer server.Close()
-	server.RefuseNext(1, dsqltest.Refusal{Code: "28000", Message: "unable to accept connection, access denied",
+	server.RefuseNext(1, dsqltest.Refusal{Code: "08006", Message: "unable to accept connection, access denied",
 		Hint: "Wrong user to action mapping. user: admin, action: DbConnect"})
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrAccessDenied))
 
 	for _, refusal := range []dsqltest.Refusal{dsqltest.RefuseWaking, dsqltest.RefuseRate, dsqltest.RefuseConnections,
-		dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
+		dsqltest.RefuseUnavailable, dsqltest.RefuseExpired, dsqltest.RefuseAccess} {
 		fmt.Println(refusal.Code, refusal.Message)
 	}
 	// Output:
@@ -388,8 +431,9 @@ func ExampleRefusal() {
 	// 57P03 unable to accept connection, waking up cluster, please retry later
 	// 53400 Unable to accept connection, rate exceeded.
 	// 53300 Unable to accept connection, too many open connections.
-	// 28000 unable to accept connection, access denied
-	// 28000 unable to accept connection, access denied
+	// XX000 server unavailable
+	// 08006 unable to accept connection, access denied
+	// 08006 unable to accept connection, access denied
 }
 
 func ExampleAttempt() {
@@ -484,6 +528,24 @@ func ExampleWithClock() {
 	_, err = dsql.Connect(ctx, server.Config())
 	fmt.Println(errors.Is(err, dsql.ErrTokenExpired))
 	// Output: true
+}
+
+func ExampleWithCancel() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx, dsqltest.WithCancel(false))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	conn, err := dsql.Connect(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	time.AfterFunc(100*time.Millisecond, func() { conn.PgConn().CancelRequest(ctx) })
+	_, err = conn.Exec(ctx, "select pg_sleep(0.5)")
+	fmt.Println(err)
+	// Output: <nil>
 }
 
 func ExampleWithClusterID() {

@@ -50,7 +50,7 @@ func (s *Server) Schema(tb testing.TB) dsql.Config {
 		tb.Fatalf("dsqltest: making a schema: %v", err)
 	}
 	s.mu.Lock()
-	s.versions[name] = 0
+	s.namespaces[name] = newNamespace()
 	s.mu.Unlock()
 	tb.Cleanup(func() {
 		if err := s.dropSchema(name); err != nil {
@@ -75,7 +75,7 @@ func (s *Server) dropSchema(name string) error {
 	if s.closed {
 		return nil
 	}
-	delete(s.versions, name)
+	delete(s.namespaces, name)
 	return err
 }
 
@@ -138,7 +138,7 @@ func (p pipe) SetLinger(int) error { return nil }
 func runScript(session *postgres.Session, text string) error {
 	for _, st := range rules.Parse(text) {
 		row, err := session.Query(st.SQL)
-		if err == nil && st.Rewritten != "" {
+		if err == nil && st.SubmitsJob {
 			err = awaitJob(session, row[0])
 		}
 		if err != nil {

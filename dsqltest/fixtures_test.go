@@ -12,7 +12,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
-	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
 func scripts(files ...string) fstest.MapFS {
@@ -49,7 +48,7 @@ func TestWithSchemaFails(t *testing.T) {
 		"PostgreSQL":  {scripts("select 1;\nselect 1/0"), "001.sql:2: select 1/0: ERROR: division by zero"},
 		"no end":      {scripts("begin;\ncreate table t (id int);"), "001.sql: it leaves a transaction open"},
 		"COPY":        {scripts("create table t (id int);\ncopy t from stdin;"), "001.sql:2: copy t from stdin: ERROR: COPY from stdin failed: there is no data: use INSERT"},
-		"a job":       {scripts("create table t (id int);\ninsert into t values (1), (1);\ncreate unique index async on t (id)"), "001.sql:3: create unique index async on t (id): " + rules.DuplicateKeys},
+		"a job":       {scripts("create table t (id int);\ninsert into t values (1), (1);\ncreate unique index async on t (id)"), "001.sql:3: create unique index async on t (id): " + duplicateKeys},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -89,8 +88,8 @@ func TestSchema(t *testing.T) {
 		require.NoError(t, err)
 		defer again.Close(t.Context())
 		mustExec(t, again, "table u")
-		mustExec(t, conns[0], "drop table u")
-		_, err = again.Exec(t.Context(), "table t")
+		mustExec(t, conns[0], "alter table u add column n int")
+		_, err = again.Exec(t.Context(), "table u")
 		failsWith(t, err, schemaConflict)
 
 		app := configs[1]

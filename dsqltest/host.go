@@ -1,8 +1,10 @@
 package dsqltest
 
 import (
+	"context"
 	"time"
 
+	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 )
 
@@ -15,6 +17,8 @@ func (h relayHost) Now() time.Time { return h.server().now() }
 
 func (h relayHost) TransactionAge() time.Duration { return h.server().transactionAge() }
 
+func (h relayHost) StatementFault() bool { return !h.session.internal && h.server().nextUnavailable() }
+
 func (h relayHost) NextCommitFault() relay.CommitFault {
 	if h.session.internal {
 		return relay.NoFault
@@ -26,23 +30,31 @@ func (h relayHost) NextCommitFault() relay.CommitFault {
 		return relay.CutBeforeCommit
 	case AfterCommit:
 		return relay.CutAfterCommit
+	case UnavailableBeforeCommit:
+		return relay.UnavailableBeforeCommit
+	case UnavailableAfterCommit:
+		return relay.UnavailableAfterCommit
 	}
 	return relay.NoFault
 }
 
-func (h relayHost) Committed(schemaChanged, submittedJob bool) {
+func (h relayHost) Committed(submittedJob bool) {
 	s := h.server()
 	if !h.session.internal {
 		s.count(func(c *TransactionCounts) { c.Applied++ })
 	}
-	if schemaChanged {
-		s.schemaChanged(h.session)
-	}
 	if submittedJob {
-		s.serving.Go(func() {
-			s.jobs.Run(s.ctx, h.session.backend(), func() { s.schemaChanged(h.session) })
-		})
+		s.serving.Go(h.runJob)
 	}
+}
+
+func (h relayHost) runJob() {
+	s := h.server()
+	wait := s.waitForBuild
+	if h.session.internal {
+		wait = func(context.Context) {}
+	}
+	jobs.Run(s.ctx, s.postgres, h.session.backend(), wait, func(table uint32) { s.jobChanged(h.session, table) })
 }
 
 func (h relayHost) Conflicted() {
@@ -64,43 +76,8 @@ func (h relayHost) Canceled() bool {
 	return h.session.cancelled
 }
 
-func (h relayHost) PauseBuilds() { h.server().jobs.Pause(h.server().ctx) }
-
-func (h relayHost) ResumeBuilds() { h.server().jobs.Resume() }
-
 func (s *Server) count(update func(*TransactionCounts)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	update(&s.transactions)
-}
-
-// schemaChanged tells every other session of session's namespace that the schema has changed.
-func (s *Server) schemaChanged(session *session) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// A session that has missed another's change still has to hear of that.
-	if session.schema == s.versions[session.namespace] {
-		session.schema++
-	}
-	s.versions[session.namespace]++
-}
-
-func (h relayHost) SchemaOutdated() bool {
-	s := h.server()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	version := s.versions[h.session.namespace]
-	if h.session.schema == version {
-		return false
-	}
-	h.session.schema = version
-	s.transactions.SchemaConflicts++
-	return true
-}
-
-func (h relayHost) CatchUpSchema() {
-	s := h.server()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	h.session.schema = s.versions[h.session.namespace]
 }

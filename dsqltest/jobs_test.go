@@ -2,16 +2,20 @@ package dsqltest
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 	"unicode/utf8"
 
-	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 )
+
+// duplicateKeys is what a unique index ends with that cannot be.
+const duplicateKeys = "found duplicate key(s) while validating index uniqueness"
 
 type jobRow struct {
 	Status, Details, JobType, ObjectName string
@@ -38,7 +42,8 @@ func submit(tb testing.TB, conn *pgx.Conn, sql string) (id string) {
 	require.NoError(tb, err, sql)
 	require.Len(tb, rows.FieldDescriptions(), 1)
 	require.Equal(tb, "job_id", rows.FieldDescriptions()[0].Name)
-	require.Regexp(tb, "^[a-z0-9]{26}$", id)
+	require.Regexp(tb, "^[a-z2-7]{26}$", id)
+	require.Equal(tb, strings.ToUpper(strings.Join(strings.Fields(sql)[:1], "")), strings.Fields(rows.CommandTag().String())[0])
 	return id
 }
 
@@ -87,7 +92,7 @@ func TestJobs(t *testing.T) {
 
 			id := submit(t, conn, "create unique index async two on t (name)")
 			require.False(t, wait(t, conn, id))
-			require.Equal(t, jobRow{"failed", rules.DuplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
+			require.Equal(t, jobRow{"failed", duplicateKeys, "INDEX_BUILD", "public.two", 1259, true}, job(t, conn, id))
 			require.Equal(t, "false", queryString(t, conn, "select indisvalid::text from pg_index where indexrelid = 'two'::regclass"))
 			mustExec(t, conn, "drop index two")
 
@@ -98,7 +103,10 @@ func TestJobs(t *testing.T) {
 			_, err = conn.Exec(t.Context(), "create index async on t (nothing)")
 			failsWith(t, err, `42703: column "nothing" does not exist`)
 			_, err = conn.Exec(t.Context(), "call sys.wait_for_job($1)", "another")
-			failsWith(t, err, `22023: job "another" does not exist`)
+			failsWith(t, err, `22P02: invalid job_id: "another"`)
+			unknown := strings.Repeat("a", 26)
+			_, err = conn.Exec(t.Context(), "call sys.wait_for_job($1)", unknown)
+			failsWith(t, err, `22023: job "`+unknown+`" does not exist`)
 		})
 	}
 
@@ -106,7 +114,7 @@ func TestJobs(t *testing.T) {
 		conn := connect(t, connConfig(t, s, adminRole))
 		mustExec(t, conn, "create table t (id int)")
 		defer mustExec(t, conn, "drop table t")
-		for _, sql := range []string{"create index on t (id)", "create unique index i on t (id)", "create index concurrently i on t (id)", "create index if not exists i on t (id)"} {
+		for _, sql := range []string{"create index on t (id)", "create unique index i on t (id)", "create index if not exists i on t (id)"} {
 			_, err := conn.Exec(t.Context(), sql)
 			failsWith(t, err, "0A000: unsupported mode. please use CREATE INDEX ASYNC.")
 		}
@@ -175,27 +183,42 @@ func TestJobs(t *testing.T) {
 	})
 }
 
+// holdJobs keeps the jobs of a server from ending until release is called.
+func holdJobs(s *Server) (release func()) {
+	held := make(chan struct{})
+	s.waitForBuild = func(ctx context.Context) {
+		select {
+		case <-held:
+		case <-ctx.Done():
+		}
+	}
+	return sync.OnceFunc(func() { close(held) })
+}
+
 // A job that is under way, and what others hear of its end.
 func TestJobProgress(t *testing.T) {
 	s := New(t)
+	release := holdJobs(s)
 	setup, other := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
 	mustExec(t, setup, "create table t (id int primary key)")
 	writer := connect(t, connConfig(t, s, adminRole))
 	mustExec(t, writer, "begin")
 	mustExec(t, writer, "insert into t values (1)")
 
-	// The build waits for the writer; the submission is DDL, which waits for a lock that
-	// the writer's table does not give it.
-	_, err := setup.Exec(t.Context(), "create index async i on t (id)")
+	// The submission is DDL, which waits for nobody.
+	require.Regexp(t, "^[a-z2-7]{26}$", submit(t, setup, "create index async waiting on t (id)"))
+	_, err := writer.Exec(t.Context(), "commit")
 	failsWith(t, err, schemaConflict)
-	mustExec(t, writer, "commit")
 
-	// A reader's snapshot is all that a build waits for.
-	mustExec(t, writer, "begin")
-	mustExec(t, writer, "select 1")
-	id := submit(t, setup, "create index async i on t (id)")
-	require.Eventually(t, func() bool { return job(t, setup, id).Status == "processing" }, 10*time.Second, time.Millisecond)
 	mustExec(t, other, "select 1")
+	id := submit(t, setup, "create unique index async i on t (id)")
+	require.Eventually(t, func() bool { return job(t, setup, id).Status == "processing" }, 10*time.Second, time.Millisecond)
+	_, err = other.Exec(t.Context(), "table t")
+	failsWith(t, err, schemaConflict)
+	mustExec(t, other, "table t")
+	require.Equal(t, "false", queryString(t, setup, "select indisvalid::text from pg_index where indexrelid = 'i'::regclass"))
+	_, err = setup.Exec(t.Context(), "alter table t add constraint i unique using index i")
+	failsWith(t, err, `55000: index "i" is not valid`)
 
 	waiting := make(chan bool, 1)
 	waiter := connect(t, connConfig(t, s, adminRole))
@@ -204,40 +227,92 @@ func TestJobProgress(t *testing.T) {
 		waiter.QueryRow(context.Background(), "call sys.wait_for_job($1)", id).Scan(&succeeded)
 		waiting <- succeeded
 	}()
-	mustExec(t, writer, "rollback")
+	release()
 	require.True(t, <-waiting)
-	_, err = other.Exec(t.Context(), "select 1")
+	mustExec(t, other, "select 1")
+	_, err = other.Exec(t.Context(), "table t")
 	failsWith(t, err, schemaConflict)
-	mustExec(t, setup, "select 1") // has made the change itself
+	mustExec(t, setup, "alter table t add constraint i unique using index i") // has made the change itself
 }
 
-// A build that is under way holds up no schema change, and is there in the end.
+// A build waits for nobody, and holds up no schema change.
 func TestSchemaChangesDuringBuild(t *testing.T) {
 	s := New(t)
+	release := holdJobs(s)
 	setup, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
-	status := func(id string) string { return job(t, setup, id).Status }
 	mustExec(t, setup, "create table t (id int)")
 	mustExec(t, setup, "create table dropped (id int)")
 	mustExec(t, reader, "begin")
-	mustExec(t, reader, "select 1") // a snapshot, which every build waits for
+	mustExec(t, reader, "select 1") // a snapshot
 
 	first := submit(t, setup, "create index async first on t (id)")
-	require.Eventually(t, func() bool {
-		return queryString(t, setup, "select count(*)::text from pg_locks where not granted") == "1"
-	}, 10*time.Second, time.Millisecond)
 	second := submit(t, setup, "create index async second on t (id)")
-	mustExec(t, setup, "alter table t add column name text")
 	third := submit(t, setup, "create index async on dropped (id)")
+	fourth := submit(t, setup, "create index async cancelled on t (id)")
+	mustExec(t, setup, "drop index cancelled")
 	mustExec(t, setup, "drop table dropped")
-	require.Equal(t, "processing", status(first))
-
-	mustExec(t, reader, "rollback")
-	for _, id := range []string{first, second} {
+	release()
+	for _, id := range []string{first, second, third, fourth} { // "completed is not always success"
 		require.True(t, wait(t, setup, id))
 	}
 	require.Equal(t, "2", queryString(t, setup, "select count(*)::text from pg_index where indrelid = 't'::regclass and indisvalid"))
-	require.True(t, wait(t, setup, third)) // "completed is not always success"
 	require.Equal(t, `relation "dropped" does not exist`, job(t, setup, third).Details)
+	require.Equal(t, `relation "public.cancelled" does not exist`, job(t, setup, fourth).Details)
+	mustExec(t, reader, "rollback")
+	mustExec(t, setup, "alter table t add column name text")
+}
+
+func TestValidateConstraint(t *testing.T) {
+	s := New(t)
+	for _, mode := range modes {
+		t.Run(mode.String(), func(t *testing.T) {
+			conn := connectIn(t, s, mode)
+			mustExec(t, conn, "create table parent (id int primary key)")
+			mustExec(t, conn, "create table child (id int, parent int)")
+			mustExec(t, conn, "insert into parent values (1)")
+			mustExec(t, conn, "insert into child values (1, 1)")
+			mustExec(t, conn, "alter table child add constraint positive check (id > 0) not valid")
+			mustExec(t, conn, "alter table child add constraint known foreign key (parent) references parent (id) not valid")
+			mustExec(t, conn, "alter table child add constraint large check (id > 9) not valid")
+			valid := func(name string) string {
+				return queryString(t, conn, "select convalidated::text from pg_constraint where conname = '"+name+"'")
+			}
+			for _, name := range []string{"positive", "known"} {
+				id := submit(t, conn, "alter table async child validate constraint "+name)
+				require.Equal(t, "false", valid(name))
+				require.True(t, wait(t, conn, id))
+				require.Equal(t, jobRow{"completed", "", "VALIDATE_CONSTRAINT", "public.child", 1259, true}, job(t, conn, id))
+				require.Equal(t, "true", valid(name))
+			}
+			id := submit(t, conn, "ALTER TABLE ASYNC IF EXISTS ONLY child VALIDATE CONSTRAINT large")
+			require.False(t, wait(t, conn, id))
+			require.Equal(t, `check constraint "large" of relation "child" is violated by some row`, job(t, conn, id).Details)
+			require.Equal(t, "false", valid("large"))
+
+			_, err := conn.Exec(t.Context(), "alter table async child validate constraint missing")
+			failsWith(t, err, `42704: constraint "missing" of relation "child" does not exist`)
+			_, err = conn.Exec(t.Context(), "alter table child validate constraint large")
+			failsWith(t, err, "0A000: unsupported ALTER TABLE VALIDATE CONSTRAINT statement")
+			mustExec(t, conn, "drop table child")
+			mustExec(t, conn, "drop table parent")
+		})
+	}
+}
+
+// Other work of the service shows among the jobs, too.
+func TestOtherJobs(t *testing.T) {
+	s := New(t)
+	conn := connect(t, connConfig(t, s, adminRole))
+	mustExec(t, conn, "create table t (id int)")
+	jobs := func() string {
+		return queryString(t, conn, "select coalesce(string_agg(job_type || ' ' || status || ' ' || object_name, ',' order by start_time), '') from sys.jobs")
+	}
+	require.Empty(t, jobs())
+	tag, err := conn.Exec(t.Context(), "analyze t")
+	require.NoError(t, err)
+	require.Equal(t, "ANALYZE", tag.String())
+	mustExec(t, conn, "drop table t")
+	require.Equal(t, "ANALYZE completed public.t,DROP completed public.t", jobs())
 }
 
 // A session that waited for a job knows of the change.
@@ -250,21 +325,19 @@ func TestWaitingForJobShowsItsChange(t *testing.T) {
 	mustExec(t, waiter, "select * from t")
 }
 
-// Close ends a build, and a start finds that nobody goes on with it.
+// Close ends a job, and a start finds that nobody goes on with it.
 func TestJobEndsWithServer(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()
 	dir := newDataDir(t)
 	s, err := Start(t.Context(), WithDataDir(dir))
 	require.NoError(t, err)
-	setup, reader := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+	holdJobs(s)
+	setup := connect(t, connConfig(t, s, adminRole))
 	mustExec(t, setup, "create table t (id int)")
-	mustExec(t, reader, "begin")
-	mustExec(t, reader, "select 1")
 	id := submit(t, setup, "create index async i on t (id)")
 	require.Eventually(t, func() bool { return job(t, setup, id).Status == "processing" }, 10*time.Second, time.Millisecond)
 	require.NoError(t, s.Close())
 	setup.Close(t.Context())
-	reader.Close(t.Context())
 	goleak.VerifyNone(t, ignore)
 
 	s, err = Start(t.Context(), WithDataDir(dir))

@@ -239,20 +239,20 @@ func TestRefusals(t *testing.T) {
 		},
 		"wrong secret": {
 			change: func(t *testing.T, c *pgx.ConnConfig) { c.Password = flipLast(c.Password) },
-			code:   "28000", message: "unable to accept connection, access denied", reason: "the signature does not match",
+			code:   "08006", message: "unable to accept connection, access denied", reason: "the signature does not match",
 		},
 		"wrong action": {
 			change: func(t *testing.T, c *pgx.ConnConfig) { c.User = "app" },
-			code:   "28000", message: "unable to accept connection, access denied",
+			code:   "08006", message: "unable to accept connection, access denied",
 			hint: "Wrong user to action mapping. user: app, action: DbConnectAdmin", reason: "the user needs DbConnect",
 		},
 		"SNI and token differ": {
 			change: func(t *testing.T, c *pgx.ConnConfig) { c.TLSConfig.ServerName = s.PrivateEndpoint() },
-			code:   "28000", message: "unable to accept connection, access denied", reason: "the token is for another host than the server name sent",
+			code:   "08006", message: "unable to accept connection, access denied", reason: "the token is for another host than the server name sent",
 		},
 		"no token": {
 			change: func(t *testing.T, c *pgx.ConnConfig) { c.Password = "hunter2" },
-			code:   "28000", message: "unable to accept connection, access denied", reason: "the password is not a token: <host>/?<query> is expected",
+			code:   "08006", message: "unable to accept connection, access denied", reason: "the password is not a token: <host>/?<query> is expected",
 		},
 		"endless token": {
 			change: func(t *testing.T, c *pgx.ConnConfig) { c.Password = strings.Repeat("x", maxPassword) },
@@ -269,6 +269,7 @@ func TestRefusals(t *testing.T) {
 				var pgErr *pgconn.PgError
 				require.ErrorAs(t, err, &pgErr)
 				require.Equal(t, []string{"FATAL", tt.code, tt.message, tt.hint}, []string{pgErr.Severity, pgErr.Code, pgErr.Message, pgErr.Hint})
+				require.Regexp(t, "^Session Id: [a-z2-7]{26}$", pgErr.Detail)
 				last := lastAttempt(t, s)
 				require.Equal(t, tt.message, last.Outcome)
 				require.Equal(t, tt.reason, last.Reason)
@@ -423,7 +424,11 @@ func TestParseStartup(t *testing.T) {
 		require.Equal(t, want.clusterID, st.clusterID, options)
 		require.Equal(t, want.refused, st.refused, options)
 	}
-	st := parse("user", "u", "database", "postgres", "TimeZone", "UTC", "_pq_.x", "1")
+	st := parse("user", "u", "database", "postgres", "options", `-c search_path=a,\ "b" -c TimeZone=UTC --enable-hashjoin=off -cdisable_sync_create_index=on`)
+	require.NoError(t, st.check())
+	require.Equal(t, map[string]string{"search_path": `a, "b"`, "timezone": "UTC", "enable_hashjoin": "off", "dsql.disable_sync_create_index": "on"}, st.settings)
+
+	st = parse("user", "u", "database", "postgres", "TimeZone", "UTC", "_pq_.x", "1")
 	require.Equal(t, map[string]string{"timezone": "UTC"}, st.settings)
 	require.True(t, st.negotiate)
 	require.Equal(t, []string{"_pq_.x"}, st.options)
@@ -453,7 +458,7 @@ func FuzzStartup(f *testing.F) {
 		require.NotEmpty(t, st.user)
 		require.NotContains(t, st.user, "\x00")
 		for name := range st.settings {
-			require.Contains(t, rules.StartupSettings, name)
+			require.True(t, rules.IsSetting(strings.TrimPrefix(name, "dsql.")) || rules.IsSetting(name), name)
 		}
 	})
 }

@@ -91,14 +91,15 @@ type Refusal struct {
 }
 
 // The refusals that the service is known for. The SQLSTATE of RefuseWaking is not
-// recorded; 57P03, cannot connect now, is our choice. The Hint of RefuseExpired
+// recorded; 57P03, cannot connect now, is our choice. Access denied was 28000 in older reports. The Hint of RefuseExpired
 // is made when it is used: it names the server's clock, see [WithClock].
 var (
 	RefuseWaking      = Refusal{Code: "57P03", Message: "unable to accept connection, waking up cluster, please retry later"}
 	RefuseRate        = Refusal{Code: "53400", Message: "Unable to accept connection, rate exceeded."}
 	RefuseConnections = Refusal{Code: "53300", Message: "Unable to accept connection, too many open connections."}
-	RefuseExpired     = Refusal{Code: "28000", Message: "unable to accept connection, access denied", Hint: "Signature expired"}
-	RefuseAccess      = Refusal{Code: "28000", Message: "unable to accept connection, access denied"}
+	RefuseExpired     = Refusal{Code: "08006", Message: "unable to accept connection, access denied", Hint: "Signature expired"}
+	RefuseUnavailable = Refusal{Code: "XX000", Message: "server unavailable"}
+	RefuseAccess      = Refusal{Code: "08006", Message: "unable to accept connection, access denied"}
 )
 
 func (r Refusal) refusal() *refusal {

@@ -17,6 +17,7 @@ import (
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqltest/internal/jobs"
 	"github.com/dsqlgo/dsql/dsqltest/internal/postgres"
+	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
@@ -39,17 +40,19 @@ const (
 // goroutines at once, also after Close.
 type Server struct {
 	options
-	listener    net.Listener
-	postgres    *postgres.Server
-	jobs        *jobs.Runner
-	authority   *authority
-	tls         *tls.Config
-	credentials aws.Credentials
+	listener          net.Listener
+	webSockets        net.Listener // nil: none
+	postgres          *postgres.Server
+	authority         *authority
+	tls, webSocketTLS *tls.Config
+	credentials       aws.Credentials
 
 	ctx     context.Context // what the server does by itself, until Close
 	cancel  context.CancelFunc
 	serving sync.WaitGroup
 	close   func() error
+
+	waitForBuild func(context.Context) // how long a job of a client takes
 
 	mu       sync.Mutex // guards what follows
 	closed   bool
@@ -62,7 +65,8 @@ type Server struct {
 	open       int        // connections that admit let in
 	refusals   []Refusal  // due to the next logins
 
-	versions     map[string]int // raised by schema changes, in what Schema made and, as "", in all else
+	namespaces   map[string]*namespace // by the schemas that Schema made, and "" for all else
+	unavailable  int                   // statements that are to fail with XX000
 	transactions TransactionCounts
 	commitFaults func() CommitFault
 	scripted     []CommitFault // due to the next commits, before commitFaults
@@ -76,6 +80,7 @@ type Attempt struct {
 	SSLRequest bool   // TLS was asked for with an SSLRequest, else begun directly
 	TLSVersion uint16 // as tls.VersionTLS13
 	ALPN       string // agreed protocol
+	WebSocket  bool   // what follows was in the frames of a WebSocket
 
 	User      string
 	ClusterID string // where the connection was routed, by SNI or amzn-cluster-id
@@ -112,7 +117,7 @@ func New(tb testing.TB, opts ...Option) *Server {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	postgres.PrepareSpare(rules.CatalogSQL)
+	postgres.PrepareSpare(catalogSQL)
 	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
 			tb.Error(err)
@@ -137,10 +142,11 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 			SecretAccessKey: rand.Text() + rand.Text()[:14],
 			Source:          "dsqltest",
 		},
-		conns:    make(map[net.Conn]struct{}),
-		sessions: make(map[uint32]*session),
-		keys:     make(map[string]key),
-		versions: make(map[string]int),
+		conns:        make(map[net.Conn]struct{}),
+		sessions:     make(map[uint32]*session),
+		keys:         make(map[string]key),
+		namespaces:   map[string]*namespace{"": newNamespace()},
+		waitForBuild: jobs.WaitForBuild,
 
 		conditions: o.conditions,
 	}
@@ -152,6 +158,9 @@ func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	}
 	return s, nil
 }
+
+// catalogSQL makes what every cluster has.
+var catalogSQL = rules.CatalogSQL + relay.CatalogSQL
 
 func (s *Server) start(ctx context.Context) error {
 	var err error
@@ -165,29 +174,33 @@ func (s *Server) start(ctx context.Context) error {
 	s.tls = &tls.Config{
 		Certificates: []tls.Certificate{certificate},
 		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{alpnProtocol},
+		NextProtos:   []string{alpnProtocol, alpnHTTP},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
-	config := postgres.Config{DataDir: s.dataDir, Catalog: rules.CatalogSQL, Setup: rules.RolesSQL(s.roles)}
+	s.webSocketTLS = s.tls.Clone()
+	s.webSocketTLS.NextProtos = []string{alpnHTTP}
+	config := postgres.Config{DataDir: s.dataDir, Catalog: catalogSQL, Setup: rules.RolesSQL(s.roles)}
 	if s.postgres, err = postgres.Start(ctx, config); err != nil {
 		return fmt.Errorf("dsqltest: %w", err)
 	}
-	s.jobs = jobs.NewRunner(s.postgres)
 	if err := s.runScripts(ctx, "public"); err != nil {
 		return err
 	}
 	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.address); err != nil {
 		return fmt.Errorf("dsqltest: WithAddress: %w: use port 0 for a free one", err)
 	}
-	s.serving.Go(s.accept)
+	if err := s.listenForWebSockets(ctx); err != nil {
+		return err
+	}
+	s.serving.Go(func() { s.accept(s.listener) })
 	return nil
 }
 
 // Config returns the configuration that connects to this server as admin.
 func (s *Server) Config() dsql.Config {
-	return dsql.Config{
+	c := dsql.Config{
 		Host:        s.Endpoint(),
 		DialAddress: s.Addr(),
 		RootCAs:     s.RootCAs(),
@@ -195,6 +208,10 @@ func (s *Server) Config() dsql.Config {
 			return s.credentials, nil
 		}),
 	}
+	if s.webSockets != nil {
+		c.DialAddress, c.DialFunc = "", s.dialPorts
+	}
+	return c
 }
 
 // Format keeps the server's keys out of what prints it.
@@ -214,8 +231,10 @@ func (s *Server) shutdown() error {
 		conn.Close()
 	}
 	s.mu.Unlock()
-	if s.listener != nil {
-		s.listener.Close()
+	for _, l := range []net.Listener{s.listener, s.webSockets} {
+		if l != nil {
+			l.Close()
+		}
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
@@ -278,9 +297,9 @@ func (s *Server) Attempts() []Attempt {
 	return attempts
 }
 
-func (s *Server) accept() {
+func (s *Server) accept(l net.Listener) {
 	for {
-		conn, err := s.listener.Accept()
+		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -296,7 +315,8 @@ func (s *Server) accept() {
 		if !s.track(network) {
 			return
 		}
-		c := newClient(s, network, s.nextFault())
+		webSocketOnly := l == s.webSockets
+		c := newClient(s, network, webSocketOnly, s.nextFault(webSocketOnly))
 		s.serving.Go(func() {
 			defer s.drop(network)
 			c.serve()

@@ -170,8 +170,9 @@ func TestServer(t *testing.T) {
 func TestDataDir(t *testing.T) {
 	dir := newDataDir(t)
 	first := New(t, WithDataDir(dir), WithRoles("app"))
-	_, err := connect(t, connConfig(t, first, adminRole)).Exec(t.Context(), "create table kept as select 42 as n")
-	require.NoError(t, err)
+	setup := connect(t, connConfig(t, first, adminRole))
+	mustExec(t, setup, "create table kept (n int)")
+	mustExec(t, setup, "insert into kept values (42)")
 	require.NoError(t, first.Close())
 
 	second := New(t, WithDataDir(dir), WithRoles("app", "another"))

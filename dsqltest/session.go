@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
@@ -22,12 +23,6 @@ const (
 	backendTimeout = 30 * time.Second
 )
 
-// lockTimeout is how long, in milliseconds, a backend waits for a lock. DSQL
-// does not wait at all. Below it the winner could not commit before the loser
-// gives up, and writers of one row would only ever stop each other; it is far
-// below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by it too.
-const lockTimeout = "10"
-
 // session is a client that is logged in.
 type session struct {
 	client    *client
@@ -38,9 +33,10 @@ type session struct {
 	namespace string // the schema of Server.Schema that it works in, or ""
 
 	// Guarded by server.mu.
-	backendKey []byte // process ID and secret of PostgreSQL's backend, once there is one
-	cancelled  bool   // a client asked for that
-	schema     int    // version of namespace that the session has seen
+	backendKey []byte       // process ID and secret of PostgreSQL's backend, once there is one
+	cancelled  bool         // a client asked for that
+	relay      *relay.Relay // once there is one
+	schema     int          // version of its namespace that the session has seen
 }
 
 // newSession registers a session under a process ID that no other has.
@@ -55,7 +51,7 @@ func newSession(c *client, st *startup) *session {
 		s.processID = binary.BigEndian.Uint32(id[:]) >> 1 // clients take it for an int32
 	}
 	c.server.sessions[s.processID] = s
-	if _, ok := c.server.versions[st.settings["search_path"]]; ok {
+	if c.server.namespaces[st.settings["search_path"]] != nil {
 		s.namespace = st.settings["search_path"]
 	}
 	return s
@@ -72,7 +68,7 @@ func (s *session) unregister() {
 func (s *session) acceptLogin(st *startup) error {
 	setting := func(name, fallback string) string {
 		if value, ok := st.settings[name]; ok {
-			return value
+			return rules.SpellSetting(name, value)
 		}
 		return fallback
 	}
@@ -119,7 +115,11 @@ func (s *session) run() {
 		return
 	}
 	defer s.client.server.drop(backend)
-	relay.Run(relayHost{s}, s.client.conn, s.client.reader, backend, fromBackend)
+	r := relay.New(relayHost{s}, s.client.conn, s.client.reader, backend, fromBackend)
+	s.client.server.mu.Lock()
+	s.relay = r
+	s.client.server.mu.Unlock()
+	r.Run()
 }
 
 // openBackend has PostgreSQL start a backend with the client's settings. What
@@ -143,14 +143,17 @@ func (s *session) openBackend() (net.Conn, *bufio.Reader, error) {
 	}
 	server.mu.Lock()
 	defer server.mu.Unlock()
-	s.backendKey, s.schema = key, server.versions[s.namespace]
+	s.backendKey = key
+	if n := server.namespaces[s.namespace]; n != nil {
+		s.schema = n.version
+	}
 	return conn, reader, nil
 }
 
 // startBackend returns the backend's process ID and secret.
 func (s *session) startBackend(conn net.Conn, reader *bufio.Reader) (key []byte, err error) {
 	conn.SetDeadline(time.Now().Add(backendTimeout))
-	parameters := map[string]string{"user": s.startup.user, "database": databaseName, "lock_timeout": lockTimeout}
+	parameters := map[string]string{"user": s.startup.user, "database": databaseName, "lock_timeout": relay.LockTimeout}
 	for name, value := range s.startup.settings {
 		parameters[name] = value
 	}
@@ -188,6 +191,9 @@ func (c *client) cancel(body []byte) error {
 	if key == nil {
 		return errors.New("cancel request: no session has this key, or none that runs a query")
 	}
+	if c.server.ignoreCancel {
+		return errCancel
+	}
 	ctx, stop := context.WithTimeout(c.server.ctx, backendTimeout)
 	defer stop()
 	if err := c.server.postgres.Cancel(ctx, key); err != nil {
@@ -208,7 +214,7 @@ func (s *Server) toCancel(body []byte) []byte {
 	if session == nil || subtle.ConstantTimeCompare(body[4:], session.secret[:]) == 0 {
 		return nil
 	}
-	session.cancelled = session.backendKey != nil
+	session.cancelled = session.backendKey != nil && !s.ignoreCancel
 	return session.backendKey
 }
 
@@ -216,5 +222,14 @@ func (s *Server) toCancel(body []byte) []byte {
 func (s *session) backend() uint32 {
 	s.client.server.mu.Lock()
 	defer s.client.server.mu.Unlock()
-	return binary.BigEndian.Uint32(s.backendKey)
+	return s.backendPID()
+}
+
+// backendPID is backend for who holds server.mu.
+func (s *session) backendPID() uint32 { return binary.BigEndian.Uint32(s.backendKey) }
+
+func (s *session) key() []byte {
+	s.client.server.mu.Lock()
+	defer s.client.server.mu.Unlock()
+	return s.backendKey
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -75,9 +76,9 @@ func TestSession(t *testing.T) {
 		conn := connect(t, config)
 		_, err := conn.Exec(t.Context(), "select 1/0")
 		require.ErrorContains(t, err, "22012")
-		_, err = conn.Exec(t.Context(), "do 'begin raise notice ''heard''; end'")
+		_, err = conn.Exec(t.Context(), "drop table if exists missing")
 		require.NoError(t, err)
-		require.Equal(t, "heard", <-notices)
+		require.Equal(t, `table "missing" does not exist, skipping`, <-notices)
 		_, err = conn.Exec(t.Context(), "set timezone to 'Asia/Tokyo'")
 		require.NoError(t, err)
 		require.Equal(t, "Asia/Tokyo", conn.PgConn().ParameterStatus("TimeZone"))
@@ -110,6 +111,27 @@ func TestSession(t *testing.T) {
 			require.Equal(t, negotiation == "postgres", last.SSLRequest)
 			require.Equal(t, "1", queryString(t, conn, "select '1'"), "the session lives on")
 		}
+	})
+
+	t.Run("cancel in plain text", func(t *testing.T) {
+		conn, watcher := connect(t, connConfig(t, s, adminRole)), connect(t, connConfig(t, s, adminRole))
+		ended := make(chan error, 1)
+		go func() {
+			_, err := conn.Exec(context.Background(), "select pg_sleep(31)")
+			ended <- err
+		}()
+		require.Eventually(t, func() bool {
+			return queryString(t, watcher, "select count(*)::text from pg_stat_activity where query = 'select pg_sleep(31)' and state = 'active'") == "1"
+		}, 10*time.Second, 10*time.Millisecond)
+		raw, err := net.Dial("tcp", s.Addr())
+		require.NoError(t, err)
+		defer raw.Close()
+		request, err := (&pgproto3.CancelRequest{ProcessID: conn.PgConn().PID(), SecretKey: conn.PgConn().SecretKey()}).Encode(nil)
+		require.NoError(t, err)
+		_, err = raw.Write(request)
+		require.NoError(t, err)
+		require.ErrorContains(t, <-ended, "57014")
+		require.Equal(t, "ok", lastAttempt(t, s).Outcome)
 	})
 
 	t.Run("cancel with the wrong key", func(t *testing.T) {
@@ -235,5 +257,28 @@ func TestIdleSessions(t *testing.T) {
 	require.Nil(t, silent.backendKey)
 	for _, conn := range conns {
 		conn.Close(t.Context())
+	}
+}
+
+// The login reports settings as the session has them, whatever the spelling of the startup message.
+func TestReportedSettings(t *testing.T) {
+	s := New(t)
+	for _, settings := range []map[string]string{
+		{},
+		{"client_encoding": "'utf-8'", "DateStyle": "ISO", "TimeZone": "utc", "IntervalStyle": "Postgres"},
+		{"client_encoding": "Unicode", "DateStyle": "german", "TimeZone": "Europe/Paris", "IntervalStyle": "ISO_8601"},
+		{"client_encoding": "iso-8859-1", "DateStyle": "SQL, dmy", "application_name": "psql"},
+		{"client_encoding": "SQL_ASCII", "DateStyle": "European, postgres"},
+		{"client_encoding": "WIN1252", "DateStyle": "us"},
+		{"DateStyle": "ymd", "options": "-c IntervalStyle=SQL_standard -c search_path=a"},
+	} {
+		config := connConfig(t, s, adminRole)
+		for name, value := range settings {
+			config.RuntimeParams[name] = value
+		}
+		conn := connect(t, config)
+		for _, name := range []string{"client_encoding", "DateStyle", "TimeZone", "IntervalStyle", "application_name"} {
+			require.Equal(t, queryString(t, conn, "show "+name), conn.PgConn().ParameterStatus(name), "%s in %v", name, settings)
+		}
 	}
 }

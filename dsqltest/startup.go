@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/relay"
@@ -87,8 +86,8 @@ func parseStartup(version uint32, body []byte) (*startup, error) {
 		case strings.HasPrefix(name, "_pq_."):
 			st.negotiate = true
 			st.options = append(st.options, name)
-		case slices.Contains(rules.StartupSettings, setting):
-			st.settings[setting] = value
+		case rules.IsSetting(setting):
+			st.set(setting, value)
 		default:
 			st.refuse(name)
 		}
@@ -102,28 +101,60 @@ func parseStartup(version uint32, body []byte) (*startup, error) {
 	return st, nil
 }
 
-// parseOptions reads what libpq has from PGOPTIONS: "-c name=value", "-cname=value"
-// or "--name=value", of which only amzn-cluster-id is known.
+// parseOptions reads what libpq has from PGOPTIONS: "-c name=value", "-cname=value" or
+// "--name=value", with a backslash before a blank that belongs to a value.
 func (st *startup) parseOptions(options string) {
-	fields := strings.Fields(options)
+	fields := splitOptions(options)
 	for i := 0; i < len(fields); i++ {
 		field := fields[i]
 		if field == "-c" && i+1 < len(fields) {
 			i++
 			field = "-c" + fields[i]
 		}
-		setting, ok := strings.CutPrefix(field, "-c")
+		option, ok := strings.CutPrefix(field, "-c")
 		if !ok {
-			setting, ok = strings.CutPrefix(field, "--")
+			option, ok = strings.CutPrefix(field, "--")
 		}
-		name, value, _ := strings.Cut(setting, "=")
-		if !ok || name != "amzn-cluster-id" {
+		name, value, found := strings.Cut(option, "=")
+		setting := strings.ToLower(strings.ReplaceAll(name, "-", "_")) // as PostgreSQL does
+		switch {
+		case ok && name == "amzn-cluster-id":
+			st.clusterID = value
+		case ok && found && rules.IsSetting(setting):
+			st.set(setting, value)
+		default:
 			st.refuse(cmp.Or(name, field))
-			continue
 		}
-		st.clusterID = value
 	}
 }
+
+// splitOptions splits at blanks that have no backslash before them.
+func splitOptions(options string) []string {
+	var fields []string
+	var field []byte
+	inside := false
+	for i := 0; i < len(options); i++ {
+		c := options[i]
+		if strings.IndexByte(" \t\n\r\f\v", c) >= 0 {
+			if inside {
+				fields, field, inside = append(fields, string(field)), nil, false
+			}
+			continue
+		}
+		if c == '\\' && i+1 < len(options) {
+			i++
+			c = options[i]
+		}
+		field, inside = append(field, c), true
+	}
+	if inside {
+		fields = append(fields, string(field))
+	}
+	return fields
+}
+
+// set notes a setting for PostgreSQL.
+func (st *startup) set(name, value string) { st.settings[rules.PostgresSetting(name)] = value }
 
 func (st *startup) refuse(setting string) {
 	if st.refused == "" {

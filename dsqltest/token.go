@@ -215,7 +215,7 @@ func (s *Server) verifyToken(t token, user, serverName string) error {
 }
 
 func denied(hint, reason string) error {
-	r := refuse("28000", "unable to accept connection, access denied")
+	r := RefuseAccess.refusal()
 	r.response.Hint = hint
 	r.reason = reason
 	return r

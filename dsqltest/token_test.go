@@ -196,7 +196,7 @@ func TestVerifyToken(t *testing.T) {
 			var refused *refusal
 			require.ErrorAs(t, err, &refused)
 			require.Equal(t, "FATAL", refused.response.Severity)
-			require.Equal(t, "28000", refused.response.Code)
+			require.Equal(t, "08006", refused.response.Code)
 			require.Equal(t, denial, refused.response.Message)
 			require.Equal(t, tt.reason, refused.reason)
 			if tt.hint == "" {

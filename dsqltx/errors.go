@@ -19,20 +19,23 @@ var (
 var (
 	errNested = errors.New("dsqltx: DSQL has no savepoints, so transactions do not nest; " +
 		"use the transaction that there is")
-	errOwned   = errors.New("dsqltx: Run commits and rolls back; return nil or an error")
-	errSQLDone = errors.New("dsqltx: fn ended the transaction; leave Commit and Rollback to RunSQL")
-	errHidden  = errors.New("dsqltx: fn returned nil although one of its statements had failed; " +
+	errOwned      = errors.New("dsqltx: Run commits and rolls back; return nil or an error")
+	errSQLDone    = errors.New("dsqltx: fn ended the transaction; leave Commit and Rollback to RunSQL")
+	errEndedBySQL = errors.New("dsqltx: fn ended the transaction by SQL, such as COMMIT or ROLLBACK; " +
+		"what it committed stays applied; return nil or an error instead")
+	errHidden = errors.New("dsqltx: fn returned nil although one of its statements had failed; " +
 		"let it return that error")
 	errOpenRows = errors.New("dsqltx: fn returned while the rows of a query were open; " +
 		"close them, or read them to the end")
 )
 
-// errNotBegun means that the server ignored the BEGIN before a first statement.
-var errNotBegun = errors.New("dsqltx: BEGIN was sent with the first statement, and the server did not begin")
+// errNotBegun means that the server answered BEGIN, or the Runner's BeginQuery, without beginning.
+var errNotBegun = errors.New("dsqltx: the server did not begin a transaction; look at Runner.TxOptions.BeginQuery if it is set")
 
 // Reasons to stop that are not the context's.
 var (
 	errNoAttemptLeft = errors.New("no attempt left")
+	errConnGone      = errors.New("the connection is closed; use a pool, or run again on another connection")
 	errAlwaysLost    = errors.New("each lost its connection; a message of more than 10 MiB, " +
 		"the most that DSQL takes, does that every time")
 )

@@ -17,50 +17,54 @@ const (
 	// much time is not going to.
 	maxRetryTime = 5 * time.Minute
 
-	// The winner of a conflict has committed when the loser learns of it, so the first retry has no
-	// wait. Later ones have full jitter, from the length of a short transaction on.
-	minBackoff = 2 * time.Millisecond
-	maxBackoff = 128 * time.Millisecond
-
-	// A run that loses so many connections in a row loses them by what it sends: a message of more
-	// than 10 MiB ends the connection.
+	// A run that loses so many connections in a row, all of them alive when it took them, loses them
+	// by what it sends: a message of more than 10 MiB ends the connection.
 	maxConnsLost = 20
+
+	// The bounds of the waits before an attempt: see backoff.
+	minConflictWait = 100 * time.Microsecond
+	minLostWait     = 2 * time.Millisecond
+	maxWait         = 5 * time.Second
+
+	// What CheckCommit gets when the context is over.
+	checkTimeout = 10 * time.Second
 )
 
 // loop makes attempts until one is applied or another is pointless. It decides nothing about
 // errors: attempt returns an outcome, and stopReason looks at that.
 type loop struct {
 	Runner
-	readOnly bool // an attempt of unknown outcome has no effects
-	turns    *turns
+	readOnly bool        // an attempt of unknown outcome has no effects
+	isGone   func() bool // the connection is closed, and cannot be replaced
 	attempt  func(ctx context.Context) (outcome, error)
 
+	turn       *turn // of the attempt
 	began      time.Time
 	attempts   int
-	connsLost  int           // in a row
-	backoff    time.Duration // bound of the next wait
-	hasTurn    bool          // this attempt counts among turns.running
-	retried    error         // what the last attempt failed with that another follows
-	unknownErr error         // of an attempt that may have been applied and that another follows
+	connsLost  int   // in a row
+	conflicts  int   // for which a wait is due
+	retried    error // what the last attempt failed with that another follows
+	unknownErr error // of an attempt that may have been applied and that another follows
+}
+
+// newLoop returns a loop for what runs on db, or for a func if db is nil.
+func newLoop(r Runner, db any, readOnly bool) *loop {
+	l := &loop{Runner: r, readOnly: readOnly, isGone: func() bool { return isClosedConn(db) }}
+	l.turn = &turn{table: lanes, none: readOnly}
+	if r.Key != "" {
+		l.turn.key, l.turn.fixed = namedKey(db, r.Key), true
+	}
+	return l
 }
 
 func (l *loop) run(ctx context.Context) error {
-	l.began, l.backoff = time.Now(), minBackoff
-	defer func() {
-		if l.hasTurn { // attempt panicked
-			l.turns.release(true)
-		}
-	}()
-	if l.turns.hasQueue() {
-		l.hasTurn, _ = l.turns.acquire(ctx) // attempt reports a context that ended
-	}
+	l.began = time.Now()
+	defer func() { l.turn.end(failed) }() // if attempt panicked
 	for {
 		l.attempts++
+		l.turn = l.turn.next()
 		result, err := l.attempt(ctx)
-		if l.hasTurn {
-			l.turns.release(result == conflict)
-			l.hasTurn = false
-		}
+		length, lostToPeer := l.turn.end(result)
 		report := Attempt{Number: l.attempts, Conflict: conflictKind(err)}
 		if result == unknown {
 			result, err = l.resolve(ctx, err)
@@ -70,16 +74,14 @@ func (l *loop) run(ctx context.Context) error {
 			l.report(report)
 			return l.end(ctx, err)
 		}
-		if l.connsLost++; result == conflict {
-			l.connsLost = 0
-		}
-		report.Wait = l.nextWait()
+		l.count(result, report.Conflict, lostToPeer)
+		report.Wait = l.backoff(length)
 		stop := l.stopReason(ctx, report)
 		report.Again = stop == nil
 		l.report(report)
 		l.retried = err
 		if stop == nil {
-			stop = l.wait(ctx, report)
+			stop = sleep(ctx, report.Wait)
 		}
 		if stop != nil {
 			return l.stop(stop)
@@ -95,9 +97,11 @@ func (l *loop) resolve(ctx context.Context, cause error) (outcome, error) {
 	case l.Idempotent:
 		l.unknownErr = cause
 		return connLost, cause
-	case l.CheckCommit == nil || ctx.Err() != nil:
+	case l.CheckCommit == nil:
 		return failed, unknownError(cause)
 	}
+	ctx, cancel := outlive(ctx, checkTimeout)
+	defer cancel()
 	done, err := l.CheckCommit(ctx)
 	switch {
 	case err != nil:
@@ -108,14 +112,36 @@ func (l *loop) resolve(ctx context.Context, cause error) (outcome, error) {
 	return connLost, cause
 }
 
-// nextWait returns how long to wait before the next attempt.
-func (l *loop) nextWait() time.Duration {
-	if l.attempts == 1 {
+// count counts what the attempt lost.
+func (l *loop) count(result outcome, conflict string, lostToPeer bool) {
+	if l.connsLost++; result != connLost {
+		l.connsLost = 0
+	}
+	// A changed schema is no other transaction's fault, and what lost to a peer queues instead.
+	if conflict == rowConflict && !lostToPeer {
+		l.conflicts++
+	}
+}
+
+// backoff returns how long to wait after an attempt of that length: a random time below a bound.
+//
+// After a conflict, the bound follows the attempt's own length, which is about that of what it met.
+// It is twice the length at first, so that the winner's other rivals get on, and shrinks then, so
+// that who has lost often is faster than who has just come. It grows again with dozens of losses:
+// there are dozens of processes. Numbers are from the simulation in internal/contend. After a lost
+// connection, the bound doubles each time.
+func (l *loop) backoff(length time.Duration) time.Duration {
+	var bound time.Duration
+	switch {
+	case l.connsLost > 0:
+		bound = max(length, minLostWait) << min(l.connsLost-1, 10)
+	case l.conflicts > 0:
+		n := float64(l.conflicts)
+		bound = time.Duration(float64(max(length, minConflictWait)) * (0.5 + 1.5/n + n/32))
+	default:
 		return 0
 	}
-	wait := rand.N(l.backoff)
-	l.backoff = min(2*l.backoff, maxBackoff)
-	return wait
+	return rand.N(min(bound, maxWait))
 }
 
 // stopReason returns why no attempt follows last, or nil.
@@ -127,25 +153,14 @@ func (l *loop) stopReason(ctx context.Context, last Attempt) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case l.isGone():
+		return errConnGone
 	case last.Number >= limit, last.Elapsed+last.Wait > maxRetryTime:
 		return errNoAttemptLeft
 	case l.connsLost >= maxConnsLost:
 		return errAlwaysLost
 	}
 	return nil
-}
-
-// wait returns when the attempt after last may begin, or with ctx's error.
-func (l *loop) wait(ctx context.Context, last Attempt) error {
-	if err := sleep(ctx, last.Wait); err != nil {
-		return err
-	}
-	if last.Conflict == schemaConflict { // no other transaction has to finish first
-		return nil
-	}
-	var err error
-	l.hasTurn, err = l.turns.acquire(ctx)
-	return err
 }
 
 func (l *loop) report(a Attempt) {
@@ -167,6 +182,16 @@ func (l *loop) end(ctx context.Context, err error) error {
 func (l *loop) stop(reason error) error {
 	err := &stoppedError{cause: l.retried, stop: reason, attempts: l.attempts, elapsed: time.Since(l.began)}
 	return withUnknown(err, l.unknownErr)
+}
+
+// outlive returns a context that ends d after ctx does.
+func outlive(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		timer := time.AfterFunc(d, cancel)
+		context.AfterFunc(longer, func() { timer.Stop() })
+	})
+	return longer, func() { stop(); cancel() }
 }
 
 // sleep waits for d, or returns the error of a context that ends before.

@@ -29,6 +29,8 @@ const (
 func classifyBegin(err error) outcome {
 	var connect *pgconn.ConnectError
 	switch {
+	case err == nil:
+		return applied
 	case errors.As(err, &connect), errors.Is(err, ErrCommitUnknown):
 		return failed
 	case IsConflict(err):
@@ -54,7 +56,7 @@ func classifyFn(err error, closed bool) outcome {
 }
 
 // classifyCommit says what the end of COMMIT means. Any error leaves the outcome unknown, except a
-// server reply or a failure before sending.
+// definite answer of the server or a failure before sending.
 func classifyCommit(err error) outcome {
 	var pgErr *pgconn.PgError
 	o := classifyStatement(err)
@@ -74,6 +76,8 @@ func classifyStatement(err error) outcome {
 		return unknown
 	case IsConflict(err):
 		return conflict
+	case isIndefinite(err):
+		return unknown
 	case wasNotSent(err) && isConnLost(err):
 		return connLost
 	case wasNotSent(err):
@@ -82,6 +86,14 @@ func classifyStatement(err error) outcome {
 		return unknown
 	}
 	return failed
+}
+
+// isIndefinite tells whether the server answered that it does not know itself: 08007
+// (transaction_resolution_unknown), 40003 (statement_completion_unknown), and XX000, which DSQL
+// sends as "server unavailable", also when a COMMIT was on its way.
+func isIndefinite(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "08007" || pgErr.Code == "40003" || pgErr.Code == "XX000")
 }
 
 // wasNotSent tells whether pgx says that it sent nothing. pgx v5.12 says so of "conn closed" too,

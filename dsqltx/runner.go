@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,9 +53,20 @@ type Runner struct {
 	// applied runs it again; an error ends the run with ErrCommitUnknown. CheckCommit and
 	// Idempotent exclude each other.
 	//
+	// CheckCommit is called also when the context of the run is over. Its own ctx lives 10 s longer.
 	// The COMMIT may still be on its way while CheckCommit runs. Insert a unique key in the
 	// transaction, so that a second run conflicts with a first one that arrives late.
 	CheckCommit func(ctx context.Context) (applied bool, err error)
+
+	// Key says which transactions are likely to change the same rows: of those with equal keys, on
+	// the same pool or handle and in this process, one runs after the other once they conflict. Set
+	// it where the first statement with its arguments does not say so, for RunSQL and Retry always:
+	// "account 7", for example. Empty: Run, Exec and ExecSQL go by the statement; RunSQL and Retry
+	// only wait between their attempts.
+	Key string
+
+	// SeparateBegin sends BEGIN by itself, instead of together with the first statement.
+	SeparateBegin bool
 
 	// OnAttempt, if not nil, is called after each attempt, on the goroutine that runs it.
 	OnAttempt func(Attempt)
@@ -66,7 +78,7 @@ type Attempt struct {
 	Err      error         // nil when it was applied
 	Conflict string        // "OC000" or "OC001" when Err is a conflict, else ""
 	Again    bool          // another attempt follows
-	Wait     time.Duration // before it, and before its turn among those of the same fn
+	Wait     time.Duration // until it; the time in a queue comes on top
 	Elapsed  time.Duration // since the first attempt began
 }
 
@@ -107,6 +119,10 @@ func (r Runner) validate() error {
 	case r.TxOptions.DeferrableMode == pgx.Deferrable:
 		return errors.New("dsqltx: Runner.TxOptions.DeferrableMode is deferrable, " +
 			"which only serializable transactions can be; leave it empty")
+	case r.TxOptions.AccessMode == pgx.ReadOnly && r.TxOptions.BeginQuery != "" &&
+		!strings.Contains(strings.ToLower(r.TxOptions.BeginQuery), "read only"):
+		return errors.New("dsqltx: Runner.TxOptions.AccessMode is read only, but BeginQuery replaces it; " +
+			"write READ ONLY in BeginQuery, or leave it empty")
 	case r.Idempotent && r.CheckCommit != nil:
 		return errors.New("dsqltx: Runner.CheckCommit is set beside Idempotent, which needs no check; set one of them")
 	}

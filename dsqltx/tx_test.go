@@ -69,7 +69,7 @@ func TestRunFirstStatement(t *testing.T) {
 		first func(ctx context.Context, tx pgx.Tx) error
 	}{
 		"Exec":           {2, func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, bump, 1); return err }},
-		"Exec, prepared": {2, func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "bump", 1); return err }},
+		"Exec, prepared": {3, func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "bump", 1); return err }},
 		"Exec, named": {2, func(ctx context.Context, tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, "update counts set n = n + 1 where id = @id", pgx.NamedArgs{"id": 1})
 			return err

@@ -36,6 +36,7 @@ var verdictStatuses = map[dsqldoctor.Verdict]int{
 	dsqldoctor.VerdictCertificate:           exitTLS,
 	dsqldoctor.VerdictQuota:                 exitService,
 	dsqldoctor.VerdictWaking:                exitService,
+	dsqldoctor.VerdictUnavailable:           exitService,
 	dsqldoctor.VerdictRefused:               exitService,
 	dsqldoctor.VerdictClock:                 exitClock,
 	dsqldoctor.VerdictIncomplete:            exitFailure,

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 // Every verdict has a status, and the manual says which.
@@ -47,10 +49,7 @@ func atoi(t *testing.T, s string) (n int) {
 
 // The built command meets one verdict of each class.
 func TestDoctorExitStatus(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	const closed = nettest.ClosedAddress
 
 	asleep := dsqltest.New(t, dsqltest.WithWaking(1_000))
 	ahead := dsqltest.New(t, dsqltest.WithClock(func() time.Time { return time.Now().Add(time.Hour) }))
@@ -103,6 +102,19 @@ func TestDoctorExitStatus(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An image FROM scratch has no root certificates.
+func TestDoctorWithoutRoots(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the system verifies certificates itself here")
+	}
+	got := runBinary(t, []string{"SSL_CERT_FILE=/nonexistent", "SSL_CERT_DIR=/nonexistent"},
+		"doctor", "dsql://admin@"+server.Endpoint()+"?dial_address="+server.Addr())
+	require.Equal(t, exitTLS, got.status, got.stdout+got.stderr)
+	require.Contains(t, got.stdout, "This host has no root certificates")
+	require.Contains(t, got.stdout, "apt-get install ca-certificates")
+	require.Contains(t, got.stdout, `import _ "golang.org/x/crypto/x509roots/fallback"`)
 }
 
 // lineWriter hands each write over as it is made.

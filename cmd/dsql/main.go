@@ -1,6 +1,7 @@
 // Dsql is the command that goes with package dsql: it finds out why a connection
 // to Amazon Aurora DSQL fails (doctor), prints tokens (token), runs psql with
-// everything set (psql), and runs a local endpoint for other programs (local).
+// everything set (psql), serves every other PostgreSQL client of this machine (proxy), and runs a
+// local endpoint for other programs (local).
 //
 // Its manual is "dsql help", and "dsql help COMMAND".
 package main
@@ -82,6 +83,8 @@ func (c *command) run(ctx context.Context, args []string) int {
 		status, err = exitOK, c.token(ctx, args)
 	case "psql":
 		status, err = c.psql(ctx, args)
+	case "proxy":
+		status, err = c.proxy(ctx, args)
 	case "local":
 		status, err = exitOK, c.local(ctx, args)
 	case "version", "-version", "--version":
@@ -89,7 +92,7 @@ func (c *command) run(ctx context.Context, args []string) int {
 	case "help", "-h", "-help", "--help":
 		name, err = "help", c.help(args)
 	default:
-		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, local, version and help\n", name)
+		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, proxy, local, version and help\n", name)
 		return exitUsage
 	}
 	var usage usageError
@@ -105,7 +108,7 @@ func (c *command) run(ctx context.Context, args []string) int {
 	switch {
 	case errors.As(err, &usage):
 		return exitUsage
-	case errors.Is(err, errNoPsql):
+	case errors.Is(err, errNoPsql), errors.Is(err, errNoCommand):
 		return exitNoPsql
 	case errors.Is(err, dsql.ErrConfig):
 		return exitConfig
@@ -122,7 +125,7 @@ func (c *command) help(args []string) error {
 	}
 	text := manual(name)
 	if text == "" || len(args) > 1 {
-		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql and local", strings.Join(args, " ")))
+		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql, proxy and local", strings.Join(args, " ")))
 	}
 	c.print(c.stdout, text)
 	return nil

@@ -12,14 +12,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A terminal's Ctrl-C reaches the command and psql, and is psql's to answer; what other processes
-// send to the command alone is passed on.
+// Ctrl-C in a terminal reaches the command and psql; psql handles it. Signals that other processes
+// send to the command alone are passed on to psql.
 func TestPsqlSignals(t *testing.T) {
+	// The signal may end sleep too, before its shell has it ignore SIGINT.
 	fakePsql(t, "psql (PostgreSQL) 17.2", `
 sleep 60 >/dev/null 2>&1 &
-trap 'kill $!; echo INT; exit 7' INT
-trap 'kill $!; echo TERM; exit 8' TERM
-trap 'kill $!; echo HUP; exit 9' HUP
+trap 'kill $! 2>/dev/null; echo INT; exit 7' INT
+trap 'kill $! 2>/dev/null; echo TERM; exit 8' TERM
+trap 'kill $! 2>/dev/null; echo HUP; exit 9' HUP
 echo started
 wait`)
 	for _, tt := range []struct {
@@ -60,7 +61,7 @@ wait`)
 	}
 }
 
-// A psql that a signal ends is reported as a shell would.
+// If a signal ends psql, the exit status is the one that a shell reports.
 func TestPsqlKilled(t *testing.T) {
 	fakePsql(t, "psql (PostgreSQL) 17.2", "kill -KILL $$")
 	require.Equal(t, result{status: 137}, runBinary(t, nil, "psql", serverURL("app")))

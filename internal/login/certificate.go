@@ -18,7 +18,7 @@ func CertificateAdvice(err error, roots *x509.CertPool) string {
 		noRoots x509.SystemRootsError
 	)
 	switch isUnknown := errors.As(err, &unknown); {
-	case errors.As(err, &noRoots), isUnknown && roots == nil && systemHasNoRoots():
+	case errors.As(err, &noRoots), isUnknown && roots == nil && SystemHasNoRoots():
 		return "this host has no root certificates: " + install
 	case !isUnknown:
 		return ""
@@ -30,9 +30,9 @@ func CertificateAdvice(err error, roots *x509.CertPool) string {
 	return "the certificate is from Amazon, whose root is not among those of this host: " + install
 }
 
-// systemHasNoRoots reports whether the system has no root certificates, as in an image FROM scratch.
+// SystemHasNoRoots reports whether the system has no root certificates, as in an image FROM scratch.
 // Fallback roots that the program sets with x509.SetFallbackRoots count.
-func systemHasNoRoots() bool {
+func SystemHasNoRoots() bool {
 	pool, err := x509.SystemCertPool()
 	return err != nil || pool.Equal(x509.NewCertPool())
 }

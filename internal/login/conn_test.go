@@ -38,7 +38,9 @@ func openedSession(t *testing.T, answers string) (*Session, net.Conn) {
 	go func() { done <- server.Handshake() }()
 	require.NoError(t, client.Handshake())
 	require.NoError(t, <-done)
-	return newSession(client, []byte(answers)), server
+	session := &Session{Conn: client, tcp: near, tls: client.ConnectionState(), answers: []byte(answers)}
+	session.lastRead.Store(time.Now().UnixNano())
+	return session, server
 }
 
 // rawConn is what pgx dialled, which is never used.

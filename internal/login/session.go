@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -15,7 +16,9 @@ const maxSessionMessage = 10 << 20
 
 // Session is a connection that is logged in. Read returns the server's answers to the login first.
 type Session struct {
-	*tls.Conn
+	net.Conn
+	tcp     net.Conn // that TLS runs in
+	tls     tls.ConnectionState
 	answers []byte
 
 	lastRead atomic.Int64 // wall-clock time in Unix ns
@@ -23,13 +26,6 @@ type Session struct {
 	// tooLarge is the size of a message that was written since the server sent something last, and is
 	// larger than maxSessionMessage; else 0.
 	tooLarge atomic.Int64
-}
-
-// newSession returns a session that has just logged in.
-func newSession(conn *tls.Conn, answers []byte) *Session {
-	s := &Session{Conn: conn, answers: answers}
-	s.lastRead.Store(time.Now().UnixNano())
-	return s
 }
 
 func (s *Session) Read(b []byte) (int, error) {

@@ -13,9 +13,9 @@ import (
 
 const hidden = "[hidden]"
 
-// Redactor replaces the secrets that it was told of, and what looks like a part of a token,
-// wherever the text comes from: providers, DialFuncs and servers say what they like. Its zero value
-// knows no secret yet. It is not safe for concurrent use.
+// Redactor hides secrets in texts: those that were added to it, and anything that looks like a part
+// of a token. Errors of credentials providers, DialFuncs and servers may contain them. In the zero
+// value no secret was added yet. A Redactor is not safe for concurrent use.
 type Redactor struct{ replacements []string }
 
 func (r *Redactor) add(secret, replacement string) {
@@ -41,7 +41,7 @@ func (r *Redactor) AddToken(token string) {
 	}
 }
 
-// Compiled at the first need, since every start of a program would pay for them.
+// These are compiled when they are needed, so that programs start faster.
 var (
 	signedParameter = sync.OnceValue(func() *regexp.Regexp {
 		return regexp.MustCompile(`X-Amz-(Signature|Security-Token|Credential)=[^&\s"']*`)
@@ -49,8 +49,8 @@ var (
 	accessKeyID = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`\b(AKIA|ASIA)[A-Z0-9]{8,}([A-Z0-9]{4})\b`) })
 )
 
-// Redact returns text without secrets, as one line of printable characters. Of a text longer than
-// 1,000 runes it keeps the first ones.
+// Redact returns text without secrets, as one line of printable characters. It cuts a text longer
+// than 1,000 runes.
 func (r *Redactor) Redact(text string) string {
 	text = strings.NewReplacer(r.replacements...).Replace(text)
 	text = signedParameter().ReplaceAllString(text, "X-Amz-$1="+hidden)
@@ -58,8 +58,8 @@ func (r *Redactor) Redact(text string) string {
 	return Line(text)
 }
 
-// Line returns text as one line of printable characters, which are safe to show on a terminal. Of a
-// text longer than 1,000 runes it keeps the first ones.
+// Line returns text as one line of printable characters, which is safe to show on a terminal. It
+// cuts a text longer than 1,000 runes.
 func Line(text string) string {
 	const longest = 1000 // a server may send 16 KiB
 	text = strings.Map(func(r rune) rune {
@@ -74,7 +74,8 @@ func Line(text string) string {
 	return text
 }
 
-// AccessKeyID shortens an access key ID to what tells one's own keys apart.
+// AccessKeyID shortens an access key ID to its last four characters, which are enough to tell one's
+// own keys apart.
 func AccessKeyID(id string) string {
 	if len(id) < 8 {
 		return "…"

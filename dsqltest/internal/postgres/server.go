@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -37,6 +38,9 @@ type Server struct {
 	closing  atomic.Bool
 	gone     chan struct{} // closed when PostgreSQL and its supervisor are
 	err      error         // why they ended, unless Close did it; set before gone is closed
+
+	mu      sync.Mutex // guards what follows
+	control *Session   // the superuser's, open from the start on
 }
 
 // Config says what a PostgreSQL holds at its start.
@@ -90,14 +94,14 @@ func start(ctx context.Context, c Config) (*Server, error) {
 	return s, nil
 }
 
-// awaitReady runs setup as soon as the superuser can log in.
+// awaitReady opens the control session, as soon as the superuser can log in, and runs setup there.
 func (s *Server) awaitReady(ctx context.Context, setup string) error {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
-		err := s.Exec(ctx, setup)
+		session, err := s.Open(ctx)
 		if err == nil {
-			return nil
+			return s.keepControl(ctx, session, setup)
 		}
 		// 57P03 is "the database system is starting up". Any other answer
 		// stays the same however often we ask.
@@ -113,6 +117,25 @@ func (s *Server) awaitReady(ctx context.Context, setup string) error {
 			return fmt.Errorf("it was not ready in time: %w", context.Cause(ctx))
 		}
 	}
+}
+
+func (s *Server) keepControl(ctx context.Context, session *Session, setup string) error {
+	if _, err := session.Query(setup); err != nil {
+		session.Close()
+		return fmt.Errorf("run SQL in PostgreSQL: %w", causeOf(ctx, err))
+	}
+	session.detach()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.control = session
+	return nil
+}
+
+// Control runs a short query as the superuser, after those that others run by it.
+func (s *Server) Control(sql string) (rows [][]string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.control.QueryAll(sql)
 }
 
 // Dial opens a connection to PostgreSQL's socket. It asks for no password.
@@ -160,6 +183,11 @@ func (s *Server) Exec(ctx context.Context, sql string) error {
 // temporary directory are gone. A second call returns what the first did.
 func (s *Server) Close() error {
 	s.closing.Store(true)
+	s.mu.Lock()
+	if s.control != nil {
+		s.control.Close()
+	}
+	s.mu.Unlock()
 	s.lifeline.Close()
 	<-s.gone
 	if s.err != nil {

@@ -107,7 +107,7 @@ func TestServer(t *testing.T) {
 		"DateStyle":                     "ISO, MDY",
 		"server_encoding":               "UTF8",
 		"client_encoding":               "UTF8",
-		"lc_collate":                    "C",
+		"lc_messages":                   "C",
 		"max_connections":               "1000",
 		"fsync":                         "off",
 		"synchronous_commit":            "off",

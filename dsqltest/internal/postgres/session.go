@@ -24,6 +24,7 @@ type Session struct {
 
 	frontend *pgproto3.Frontend
 	close    func()
+	detach   func() bool // from the context of Open
 	status   byte
 }
 
@@ -45,6 +46,7 @@ func (s *Server) Open(ctx context.Context) (*Session, error) {
 		stop()
 		conn.Close()
 	})
+	session.detach = stop
 	session.frontend.Send(&pgproto3.StartupMessage{
 		ProtocolVersion: pgproto3.ProtocolVersion30,
 		Parameters:      map[string]string{"user": "postgres", "database": "postgres"},
@@ -95,6 +97,15 @@ func (s *Session) Exec(statements ...string) error {
 
 // Query returns the last row that a statement has, with "" for NULL. No row is nil.
 func (s *Session) Query(sql string) (row []string, err error) {
+	rows, err := s.QueryAll(sql)
+	if len(rows) > 0 {
+		row = rows[len(rows)-1]
+	}
+	return row, err
+}
+
+// QueryAll returns the rows that a statement has, with "" for NULL.
+func (s *Session) QueryAll(sql string) (rows [][]string, err error) {
 	s.frontend.Send(&pgproto3.Query{String: sql})
 	if err := s.frontend.Flush(); err != nil {
 		return nil, err
@@ -106,10 +117,11 @@ func (s *Session) Query(sql string) (row []string, err error) {
 		}
 		switch message := message.(type) {
 		case *pgproto3.DataRow:
-			row = nil
+			var row []string
 			for _, value := range message.Values {
 				row = append(row, string(value))
 			}
+			rows = append(rows, row)
 		case *pgproto3.CopyInResponse:
 			s.frontend.Send(&pgproto3.CopyFail{Message: "there is no data: use INSERT"})
 			if err := s.frontend.Flush(); err != nil {
@@ -119,7 +131,7 @@ func (s *Session) Query(sql string) (row []string, err error) {
 			err = pgconn.ErrorResponseToPgError(message)
 		case *pgproto3.ReadyForQuery:
 			s.status = message.TxStatus
-			return row, err
+			return rows, err
 		}
 	}
 }

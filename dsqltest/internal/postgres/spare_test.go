@@ -113,4 +113,5 @@ func awaitSpare(tb testing.TB) {
 	require.NotNil(tb, spare.supervisor)
 	p := &Server{dir: spare.dir, gone: make(chan struct{})}
 	require.NoError(tb, p.awaitReady(tb.Context(), ""))
+	p.control.Close()
 }

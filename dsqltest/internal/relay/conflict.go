@@ -39,3 +39,16 @@ func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorRespon
 	}
 	return nil
 }
+
+// mayBeConflict reports whether an error may come of a change that the transaction's snapshot does not
+// show: a key that is taken and a row that is referenced, too. On copies of the tables, as the snapshot
+// has them, such a statement succeeds.
+func mayBeConflict(e *pgproto3.ErrorResponse, canceled bool) bool {
+	switch e.Code {
+	case "23503":
+		return true
+	case "23505":
+		return e.SchemaName != "pg_catalog"
+	}
+	return asConflict(e, canceled) == rules.ErrConflict
+}

@@ -10,6 +10,23 @@ import (
 // exchange is what the two directions of a session know of each other. Where a rule of DSQL is
 // concerned, the direction to PostgreSQL sends something else than the client did, and leaves a
 // rewrite for the direction to the client.
+//
+// A transaction is in one of these states:
+//
+//	state      client sees  PostgreSQL has            ended by
+//	none       I            I                         BEGIN: open. A simple query that changes something: implicit
+//	implicit   I            T, a block of ours        our COMMIT or ROLLBACK: none
+//	open       T            T                         COMMIT, ROLLBACK: none. Any error: failed. A row that
+//	                                                  another transaction changed: lost. A schema change that is
+//	                                                  committed elsewhere: outdated, or displaced if it waits
+//	lost       T            T, with copies of tables  COMMIT: OC000, none. ROLLBACK: none. Any error: failed
+//	outdated   T            T                         COMMIT: OC001, none. ROLLBACK: none. Any error: failed.
+//	                                                  A schema change that waits: displaced
+//	displaced  T            T, an empty transaction   COMMIT: OC001, none. ROLLBACK: none. Anything else: OC001, failed
+//	failed     E            E                         COMMIT, ROLLBACK: none
+//
+// lost, outdated and displaced have a verdict. A series of extended-query messages that is outside of
+// a block is PostgreSQL's own implicit transaction, up to Sync.
 type exchange struct {
 	host Host
 
@@ -17,36 +34,46 @@ type exchange struct {
 	changed sync.Cond  // signals a change of it
 	ended   bool       // PostgreSQL sends no more
 
-	pendingResponses int  // to messages of the extended protocol
-	pendingReady     int  // ReadyForQuery messages
-	failed           bool // PostgreSQL has sent an error and no ReadyForQuery since
-	copying          bool // PostgreSQL takes CopyData, and the client has not ended it
-	copiedIn         bool // the command is a COPY from the client
-	status           byte // in the last ReadyForQuery
-	rows             int  // changed in the transaction
-	rewrite          rewrite
-	heldTag          []byte // a CommandComplete that waits for its commit
+	open    bool // a series of extended-query messages has begun and had no Sync
+	working bool // a request is being handled
+	seized  bool // Displace is at work, and no further series begins
+
+	pending      []bool // responses to extended-query messages: true if the message was ours
+	pendingReady int    // ReadyForQuery messages
+	failed       bool   // PostgreSQL has sent an error and no ReadyForQuery since
+	copying      bool   // PostgreSQL takes CopyData, and the client has not ended it
+	copiedIn     bool   // the command is a COPY from the client
+	status       byte   // in the last ReadyForQuery
+	rows         int    // changed in the transaction
+	rewrite      rewrite
+	guard        *guard // of the statement that runs, nil without
+	heldTag      []byte // a CommandComplete that waits for its commit
 
 	// tooManyRows: the client has been told that the rows are too many, and that its transaction has
 	// failed. PostgreSQL has not heard of it yet.
 	tooManyRows bool
 
-	// buildsPaused: the transaction changes the schema, and index builds wait for its end.
-	buildsPaused bool
+	transactionID int                     // counts transaction blocks
+	verdict       *pgproto3.ErrorResponse // COMMIT's, nil for PostgreSQL's own
+	displaced     bool
+	interrupted   bool // the statement that runs was cancelled by Displace
 
-	committing    bool // what PostgreSQL does next is a commit
-	schemaChanged bool // of a schema change
-	submittedJob  bool // of a job
+	committing    bool   // what PostgreSQL does next is a commit
+	submittedJob  bool   // of a job
+	schemaChanged func() // to be called after it, or nil
 }
 
 // rewrite is how the client gets the responses to what PostgreSQL is being asked.
 type rewrite struct {
 	drop          bool                    // not at all
+	onRow         func(values [][]byte)   // called for the rows that are dropped
 	replacement   *pgproto3.ErrorResponse // as this, in place of an error or of a ROLLBACK's tag
 	withholdReady bool                    // without ReadyForQuery, unless something fails
 	withholdTag   bool                    // without CommandComplete, until COMMIT has one
 	hideBlock     bool                    // as if outside of the transaction block, which is ours
-	offset        int                     // characters before the statement in the client's query string
+	tag           string                  // with this command tag
+	commitAnswer  *pgproto3.ErrorResponse // as this, in place of the tag of a COMMIT that succeeded
+	offset        int                     // what to add to the positions in errors
 }
 
 func newExchange(host Host) *exchange {
@@ -85,11 +112,19 @@ func (x *exchange) update(change func()) {
 	change()
 }
 
+// expect notes an extended-query message that PostgreSQL will respond to.
+func (x *exchange) expect(ours bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.pending = append(x.pending, ours)
+}
+
 // hasFailed reports whether the client has been told of an error in what was asked last.
 func (x *exchange) hasFailed() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.failed || x.tooManyRows
+	unaware := x.guard != nil && x.guard.conflict != nil
+	return x.failed && !unaware || x.tooManyRows
 }
 
 func (x *exchange) currentStatus() byte {
@@ -98,22 +133,16 @@ func (x *exchange) currentStatus() byte {
 	return x.status
 }
 
-// pauseBuilds keeps index builds from running until the transaction ends.
-func (x *exchange) pauseBuilds() {
-	x.mu.Lock()
-	paused := x.buildsPaused
-	x.buildsPaused = true
-	x.mu.Unlock()
-	if !paused {
-		x.host.PauseBuilds()
-	}
-}
-
-func (x *exchange) resumeBuilds() {
+// currentVerdict returns what COMMIT is to be answered with, or nil, and whether that holds for every
+// other statement too.
+func (x *exchange) currentVerdict() (verdict *pgproto3.ErrorResponse, displaced bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.buildsPaused {
-		x.buildsPaused = false
-		x.host.ResumeBuilds()
-	}
+	return x.verdict, x.displaced
+}
+
+// endTransaction forgets what holds for one transaction only.
+func (x *exchange) endTransaction() {
+	x.rows, x.verdict, x.displaced = 0, nil, false
+	x.transactionID++
 }

@@ -17,16 +17,18 @@ type fakeHost struct{}
 
 func (fakeHost) Now() time.Time                { return time.Time{} }
 func (fakeHost) TransactionAge() time.Duration { return 0 }
+func (fakeHost) StatementFault() bool          { return false }
 func (fakeHost) NextCommitFault() CommitFault  { return NoFault }
-func (fakeHost) Committed(_, _ bool)           {}
+func (fakeHost) Committed(bool)                {}
 func (fakeHost) Conflicted()                   {}
 func (fakeHost) SchemaConflicted()             {}
 func (fakeHost) Cut()                          {}
 func (fakeHost) Canceled() bool                { return false }
-func (fakeHost) SchemaOutdated() bool          { return false }
 func (fakeHost) CatchUpSchema()                {}
-func (fakeHost) PauseBuilds()                  {}
-func (fakeHost) ResumeBuilds()                 {}
+func (fakeHost) Unblock() func()               { return func() {} }
+
+func (fakeHost) SchemaOutdated(*rules.Statement) bool   { return false }
+func (fakeHost) SchemaChanging(*rules.Statement) func() { return nil }
 
 // FuzzStream: what a client sends is handed on message by message, byte for byte, up to the first that
 // is none; names are looked at on the way and are part of what passes.

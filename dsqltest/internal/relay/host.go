@@ -4,30 +4,35 @@
 package relay
 
 import (
-	"bufio"
-	"errors"
-	"net"
-	"sync"
 	"time"
+
+	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
-// Host is the server around one session. Its methods are called by two goroutines.
+// Host is the server around one session. Its methods are called by several goroutines.
 type Host interface {
 	Now() time.Time
 	TransactionAge() time.Duration // the limit, 0 or less for none
 
-	NextCommitFault() CommitFault               // due to the commit that follows
-	Committed(schemaChanged, submittedJob bool) // PostgreSQL has made a commit
-	Conflicted()                                // the client has been told of OC000
-	SchemaConflicted()                          // the client has been told of OC001
-	Cut()                                       // closes the client's connection, by a fault
-	Canceled() bool                             // a client asked for a statement to be cancelled
+	StatementFault() bool         // the statement that follows fails with XX000
+	NextCommitFault() CommitFault // due to the commit that follows
+	Committed(submittedJob bool)  // PostgreSQL has made a commit
+	Conflicted()                  // the client is told of OC000
+	SchemaConflicted()            // the client is told of OC001
+	Cut()                         // closes the client's connection, by a fault
+	Canceled() bool               // a client asked for a statement to be cancelled
 
-	SchemaOutdated() bool // another session has changed the schema since the last call
-	CatchUpSchema()       // the session knows of all changes so far
+	// SchemaOutdated reports whether another session has changed what the statement is about since
+	// this session last heard of a change.
+	SchemaOutdated(*rules.Statement) bool
+	CatchUpSchema() // the session knows of all changes so far
 
-	PauseBuilds()  // a transaction that changes the schema begins to
-	ResumeBuilds() // it has ended
+	// SchemaChanging is called before the commit of a schema change. The function that it returns is
+	// called once PostgreSQL has made the commit.
+	SchemaChanging(*rules.Statement) (committed func())
+
+	// Unblock displaces the transactions that a schema change waits for, until stop is called.
+	Unblock() (stop func())
 }
 
 // CommitFault is what becomes of a commit.
@@ -38,27 +43,6 @@ const (
 	Conflict
 	CutBeforeCommit
 	CutAfterCommit
+	UnavailableBeforeCommit
+	UnavailableAfterCommit
 )
-
-// errCut ends a session whose connection is to be cut.
-var errCut = errors.New("cut at a commit")
-
-// Run relays until either side ends, and closes both connections. The readers may hold what the
-// connections have sent already.
-func Run(host Host, client net.Conn, fromClient *bufio.Reader, backend net.Conn, fromBackend *bufio.Reader) {
-	x := newExchange(host)
-	var responding sync.WaitGroup
-	responding.Go(func() {
-		defer client.Close()
-		defer x.end()
-		to := bufio.NewWriterSize(client, responseBuffer)
-		responses{exchange: x, stream: &stream{from: fromBackend, to: to, limit: maxResponse}}.run()
-	})
-	to := bufio.NewWriterSize(backend, requestBuffer)
-	if err := newRequests(x, &stream{from: fromClient, to: to, limit: maxRequest}).run(); err == errCut {
-		host.Cut()
-	}
-	backend.Close()
-	responding.Wait()
-	x.resumeBuilds()
-}

@@ -1,36 +1,34 @@
 package relay
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// invalidSQL is SQL that PostgreSQL refuses. The answer is a refusal of ours: so
-// the error comes in its place, and the transaction fails, as if PostgreSQL had
-// meant it.
-const invalidSQL = "DSQL does not have this"
-
-// maxName is the longest name of a prepared statement or portal that is looked
-// at, in bytes. Those of clients have some 60.
-const maxName = 500
-
-// requests brings the client's messages to PostgreSQL, as far as DSQL's rules
-// let them through.
+// requests brings the client's messages to PostgreSQL, as far as DSQL's rules let them through.
 type requests struct {
 	*exchange
 	*stream
 	now func() time.Time
 
-	open     bool // a series of extended-query messages has begun and had no Sync
-	extended bool // the last series was one of those, and no simple query
+	extended bool // the last series was of extended-query messages, and no simple query
 	skipping bool // up to Sync, after a refusal
 	waited   bool // the last statement was CALL sys.wait_for_job
 
-	transaction rules.Transaction
-	statements  map[string]*rules.Statement // prepared, by name
-	portals     map[string]*rules.Statement
+	transaction  rules.Transaction
+	schemaChange *rules.Statement // of the transaction, or nil
+	savepoints   savepoints
+	guarded      []*rules.Statement // that the transaction has run with a guard
+	copies       map[rules.Table]bool
+	copiedNames  map[string]bool // that no further copy has to be made for
+	copyData     bytes.Buffer    // what the client sent for the guarded statement that runs
+
+	statements map[string]*prepared // by name
+	portals    map[string]*portal
+	injected   map[string]string // names of our prepared statements, by their text
 }
 
 func newRequests(x *exchange, s *stream) *requests {
@@ -38,24 +36,29 @@ func newRequests(x *exchange, s *stream) *requests {
 		exchange:   x,
 		stream:     s,
 		now:        x.host.Now,
-		statements: make(map[string]*rules.Statement),
-		portals:    make(map[string]*rules.Statement),
+		statements: make(map[string]*prepared),
+		portals:    make(map[string]*portal),
+		injected:   make(map[string]string),
+
+		copies:      make(map[rules.Table]bool),
+		copiedNames: make(map[string]bool),
 	}
 }
 
 func (r *requests) run() error { return r.stream.run(r.handle) }
 
 func (r *requests) handle(kind byte, size int) error {
-	var copying bool
-	r.update(func() { copying = r.copying })
-	if copying && !r.open && (kind == 'H' || kind == 'S') {
+	var copying, open bool
+	r.update(func() { copying, open = r.copying, r.open })
+	if copying && !open && (kind == 'H' || kind == 'S') {
 		return r.forward(size) // PostgreSQL reads over it
 	}
 	switch kind {
 	case 'Q', 'F', 'P', 'B', 'D', 'E', 'C', 'H', 'S':
-		if err := r.begin(); err != nil {
+		if err := r.begin(open); err != nil {
 			return err
 		}
+		defer r.update(func() { r.working = false })
 	}
 	if r.skipping && kind != 'S' && kind != 'X' {
 		return r.discard(size)
@@ -66,33 +69,30 @@ func (r *requests) handle(kind byte, size int) error {
 		if err != nil {
 			return err
 		}
-		r.open, r.extended = false, false
+		r.closeSeries()
+		r.extended = false
 		return r.query(message)
 	case 'F':
-		r.open, r.extended = false, false
+		r.closeSeries()
+		r.extended = false
 		r.update(func() { r.pendingReady++ })
 	case 'P':
 		return r.parse(size)
 	case 'B':
-		names, err := r.names(size, 0, 2)
-		if err != nil {
-			return err
-		}
-		r.portals[names[0]] = r.statements[names[1]]
-		r.update(func() { r.pendingResponses++ })
+		return r.bindPortal(size)
 	case 'C':
 		return r.closeNamed(size)
 	case 'D':
-		r.update(func() { r.pendingResponses++ })
+		r.expect(false)
 	case 'E':
 		return r.execute(size)
 	case 'S':
 		return r.sync(size)
 	case 'c', 'f':
 		// The Sync that came with Execute was read over; there will be another.
-		again := copying && r.extended && !r.open
-		r.open = r.open || again
+		again := copying && r.extended && !open
 		r.update(func() {
+			r.open = r.open || again
 			r.copying = false
 			if again {
 				r.pendingReady = 0
@@ -102,30 +102,61 @@ func (r *requests) handle(kind byte, size int) error {
 	return r.forward(size)
 }
 
-// begin waits until all that was asked before is answered, unless it is in the
-// middle of a series. What the transaction is by then decides what comes.
-func (r *requests) begin() error {
-	if r.open {
+// begin waits until all that was asked before is answered, unless it is in the middle of a series.
+// What the transaction is by then decides what comes.
+func (r *requests) begin(open bool) error {
+	if open {
+		r.update(func() { r.working = true })
 		return nil
 	}
-	if err := r.wait(func() bool { return r.pendingReady == 0 }); err != nil {
+	var status byte
+	var failed bool  // so PostgreSQL may have read over what was to be prepared
+	var unaware bool // PostgreSQL does not know of a failure that the client has been told of
+	err := r.wait(func() bool {
+		if r.pendingReady > 0 || r.seized {
+			return false
+		}
+		status, failed = r.status, r.failed
+		unaware = status == 'T' && (failed || r.tooManyRows)
+		r.working, r.open, r.failed, r.tooManyRows, r.interrupted, r.rewrite = true, true, false, false, false, rewrite{}
+		return true
+	})
+	if err != nil {
 		return err
 	}
-	if r.hasFailed() && r.currentStatus() == 'T' {
+	r.extended, r.skipping = true, false
+	if failed {
+		clear(r.injected)
+	}
+	if unaware {
 		if err := r.ask(invalidSQL, rewrite{drop: true}); err != nil {
 			return err
 		}
+		r.update(func() { r.failed = false })
+		status = r.currentStatus()
 	}
-	r.open, r.extended, r.skipping = true, true, false
-	r.update(func() { r.failed, r.tooManyRows, r.rewrite = false, false, rewrite{} })
-	switch r.currentStatus() {
+	switch status {
 	case 'I':
-		r.transaction = rules.Transaction{}
+		r.endTransaction()
 		clear(r.portals)
 	case 'E':
 		r.transaction.Failed = true
 	}
 	return nil
+}
+
+func (r *requests) closeSeries() { r.update(func() { r.open = false }) }
+
+// endTransaction forgets what holds for one transaction only.
+func (r *requests) endTransaction() {
+	r.transaction, r.schemaChange = rules.Transaction{}, nil
+	r.forgetCopies()
+}
+
+func (r *requests) forgetCopies() {
+	r.savepoints, r.guarded = noSavepoint, nil
+	clear(r.copies)
+	clear(r.copiedNames)
 }
 
 // refuse returns the error that a statement meets, or nil.
@@ -137,33 +168,39 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 		r.host.CatchUpSchema() // it waited for a change to know of it
 		r.waited = false
 	}
+	if r.transaction.Failed || st.Kind == rules.Commit || st.Kind == rules.Rollback {
+		return nil
+	}
+	if verdict, displaced := r.currentVerdict(); displaced {
+		r.host.SchemaConflicted()
+		return verdict
+	}
+	if r.host.StatementFault() {
+		return errUnavailable
+	}
 	switch st.Kind {
 	case rules.Read, rules.Write, rules.DDL:
-		if !r.transaction.Failed && r.host.SchemaOutdated() {
+		if r.host.SchemaOutdated(st) {
+			r.host.SchemaConflicted()
 			return rules.ErrSchemaConflict
 		}
 	}
-	if st.Kind == rules.DDL && !r.transaction.Failed {
-		r.pauseBuilds()
-	}
 	return nil
-}
-
-// resolve returns what EXECUTE executes, and every other statement itself.
-func (r *requests) resolve(st *rules.Statement) *rules.Statement {
-	if st.Kind == rules.Execute && r.statements[st.Name] != nil {
-		return r.statements[st.Name]
-	}
-	return st
 }
 
 // add notes a statement that PostgreSQL has been given.
 func (r *requests) add(st *rules.Statement) {
 	r.transaction.Add(st, r.now())
 	switch st.Kind {
-	case rules.Prepare:
-		r.statements[st.Name] = st.Body
+	case rules.Commit, rules.Rollback:
+		r.schemaChange = nil
+		r.forgetCopies()
+		r.update(r.exchange.endTransaction)
+	case rules.DDL:
+		r.schemaChange = st
 	case rules.WaitForJob:
 		r.waited = true
+	case rules.Set:
+		clear(r.injected) // it may be DEALLOCATE ALL
 	}
 }

@@ -26,25 +26,96 @@ func (r responses) handle(kind byte, size int) error {
 	}
 
 	r.mu.Lock()
-	drop := r.rewrite.drop || r.tooManyRows ||
-		kind == 'N' && (r.rewrite.replacement != nil || r.rewrite.hideBlock && r.status == 'I')
+	destination := r.destination(kind)
+	onRow := r.rewrite.onRow
 	r.mu.Unlock()
-	carry := r.forward
-	if drop {
-		carry = r.discard
+	var err error
+	switch {
+	case destination == toNobody && kind == 'D' && onRow != nil:
+		err = r.readRow(size, onRow)
+	case destination == toNobody:
+		err = r.discard(size)
+	case destination == toGuard:
+		err = r.hold(kind, size)
+	default:
+		err = r.forward(size)
 	}
-	if err := carry(size); err != nil {
+	if err != nil {
 		return err
 	}
 	switch kind {
 	case '1', '2', '3', 'n', 'T', 'I', 's':
-		r.update(func() { r.pendingResponses-- })
+		r.update(func() { r.responded() })
 	case 'G':
 		r.update(func() { r.copying, r.copiedIn = true, true })
 	default:
 		return nil
 	}
 	r.changed.Broadcast()
+	return nil
+}
+
+type destination uint8
+
+const (
+	toClient destination = iota
+	toGuard
+	toNobody
+)
+
+// destination says who gets a message that ends nothing.
+func (x *exchange) destination(kind byte) destination {
+	switch {
+	case x.rewrite.drop || x.tooManyRows || len(x.pending) > 0 && x.pending[0]:
+		return toNobody
+	case kind == 'N' && (x.rewrite.replacement != nil || x.rewrite.hideBlock && x.status == 'I'):
+		return toNobody
+	case x.guard == nil || x.guard.before > 0:
+		return toClient
+	case kind == 'G' && x.guard.again:
+		return toNobody // the client knows
+	}
+	return toGuard
+}
+
+// responded notes the response to an extended-query message.
+func (x *exchange) responded() {
+	if len(x.pending) > 0 {
+		x.pending = x.pending[1:]
+	}
+	if x.guard != nil && x.guard.before > 0 {
+		x.guard.before--
+	}
+}
+
+// hold keeps a message until the guarded statement is known to succeed. For CopyData, the client has to
+// be asked at once.
+func (r responses) hold(kind byte, size int) error {
+	message, err := r.read(size)
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.guard.held = append(r.guard.held, message...)
+	if kind != 'G' && kind != 's' && kind != 'I' {
+		return nil
+	}
+	_, err = r.to.Write(r.guard.held)
+	r.guard.held = nil
+	return err
+}
+
+func (r responses) readRow(size int, onRow func([][]byte)) error {
+	message, err := r.read(size)
+	if err != nil {
+		return err
+	}
+	var row pgproto3.DataRow
+	if err := row.Decode(message[HeaderSize:]); err != nil {
+		return err
+	}
+	onRow(row.Values)
 	return nil
 }
 
@@ -57,6 +128,7 @@ func (r responses) handleEnd(kind byte, size int) error {
 	if err != nil {
 		return err
 	}
+	r.noteCommit(kind, message)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.changed.Broadcast()
@@ -72,45 +144,81 @@ func (r responses) handleEnd(kind byte, size int) error {
 	return err
 }
 
+// noteCommit tells the host of a commit that PostgreSQL has made, before the client can know. The host
+// may look at other sessions, so it must not be called with the lock of this one.
+func (x *exchange) noteCommit(kind byte, message []byte) {
+	x.mu.Lock()
+	committed := x.committing && (kind == 'C' && commandTag(message) == "COMMIT" || kind == 'Z' && !x.failed)
+	if committed {
+		x.committing, x.rows = false, 0
+	}
+	submittedJob, schemaChanged := x.submittedJob, x.schemaChanged
+	x.mu.Unlock()
+	if !committed {
+		return
+	}
+	if schemaChanged != nil {
+		schemaChanged()
+	}
+	x.host.Committed(submittedJob)
+}
+
+func commandTag(message []byte) string {
+	tag, _, _ := bytes.Cut(message[HeaderSize:], []byte{0})
+	return string(tag)
+}
+
 // commandComplete handles a CommandComplete and returns what the client gets for it.
 func (x *exchange) commandComplete(message []byte) []byte {
-	x.pendingResponses--
-	tag, _, _ := bytes.Cut(message[HeaderSize:], []byte{0})
-	switch {
-	case string(tag) == "COMMIT" && x.committing:
-		x.committed()
+	ours := len(x.pending) > 0 && x.pending[0]
+	x.responded()
+	tag := commandTag(message)
+	var held []byte
+	if x.guard != nil && x.guard.before == 0 && !ours {
+		if x.guard.tags > 0 {
+			x.guard.tags--
+			return nil
+		}
+		held, x.guard.held = x.guard.held, nil
+	}
+	if ours || x.rewrite.drop {
+		return nil
+	}
+	switch tag {
+	case "COMMIT":
 		if x.heldTag != nil {
 			message, x.heldTag = x.heldTag, nil
 		}
-	case string(tag) == "COMMIT" || string(tag) == "ROLLBACK":
+		if x.rewrite.commitAnswer != nil {
+			message = mustEncode(x.rewrite.commitAnswer)
+			x.rewrite.commitAnswer, x.failed = nil, true
+		}
+	case "ROLLBACK":
 		x.rows, x.heldTag = 0, nil
 	default:
-		x.rows += changedRows(string(tag), x.copiedIn)
+		x.rows += changedRows(tag, x.copiedIn)
 	}
 	x.copying, x.copiedIn = false, false
+	if x.rewrite.tag != "" {
+		message = mustEncode(&pgproto3.CommandComplete{CommandTag: []byte(x.rewrite.tag)})
+	}
 	switch {
-	case x.rewrite.drop || x.tooManyRows:
+	case x.tooManyRows:
 		return nil
 	case x.rows > rules.MaxRows:
 		x.tooManyRows = true
 		return mustEncode(rules.ErrRowLimit)
-	case x.rewrite.replacement != nil && string(tag) == "ROLLBACK":
+	case x.rewrite.replacement != nil && tag == "ROLLBACK":
 		return mustEncode(x.rewrite.replacement)
 	case x.rewrite.withholdTag:
 		x.heldTag = message
 		return nil
 	}
-	return message
+	return append(held, message...)
 }
 
-// committed notes a commit that PostgreSQL has made.
-func (x *exchange) committed() {
-	x.committing, x.rows = false, 0
-	x.host.Committed(x.schemaChanged, x.submittedJob)
-}
-
-// changedRows reads a command's tag. That of COPY is the same both ways; from the client it follows
-// on CopyData.
+// changedRows reads a command's tag. That of COPY is the same both ways; from the client it follows on
+// CopyData.
 func changedRows(tag string, copiedIn bool) int {
 	command, _, _ := strings.Cut(tag, " ")
 	switch command {
@@ -132,55 +240,68 @@ func changedRows(tag string, copiedIn bool) int {
 // errorResponse handles an ErrorResponse and returns what the client gets for it.
 func (x *exchange) errorResponse(message []byte) []byte {
 	x.failed, x.copying, x.copiedIn = true, false, false
-	x.pendingResponses, x.heldTag = 0, nil
-	var e pgproto3.ErrorResponse
+	x.pending, x.heldTag = x.pending[:0], nil
+	g := x.guard
+	if g != nil && g.before > 0 {
+		g, x.guard = nil, nil // the error is of an earlier message
+	}
 	if x.rewrite.drop || x.tooManyRows {
 		return nil
 	}
+	var e pgproto3.ErrorResponse
 	if err := e.Decode(message[HeaderSize:]); err != nil || e.Severity == "FATAL" || e.Severity == "PANIC" {
 		return message
 	}
 	if x.rewrite.replacement != nil {
 		return mustEncode(x.rewrite.replacement)
 	}
-	switch conflict := asConflict(&e, x.host.Canceled()); conflict {
+	interrupted := x.interrupted && e.Code == "57014"
+	canceled := interrupted || x.host.Canceled()
+	if g != nil && !g.again && mayBeConflict(&e, canceled) {
+		g.conflict, g.held = &e, nil
+		return nil
+	}
+	var held []byte
+	if g != nil {
+		held, g.held = g.held, nil
+	}
+	conflict := asConflict(&e, canceled)
+	if interrupted {
+		conflict = rules.ErrSchemaConflict
+	}
+	switch conflict {
 	case nil:
 	case rules.ErrConflict:
 		x.host.Conflicted()
-		return mustEncode(conflict)
+		return append(held, mustEncode(conflict)...)
 	default:
 		x.host.SchemaConflicted()
-		return mustEncode(conflict)
+		return append(held, mustEncode(conflict)...)
 	}
-	unwrapped := rules.Unwrap(&e)
+	translated := rules.TranslateError(&e)
 	if e.Position > 0 {
 		e.Position += int32(x.rewrite.offset)
 	}
-	if unwrapped || x.rewrite.offset > 0 {
-		return mustEncode(&e)
+	if translated || x.rewrite.offset != 0 {
+		message = mustEncode(&e)
 	}
-	return message
+	return append(held, message...)
 }
 
 // readyForQuery handles a ReadyForQuery and returns what the client gets for it.
 func (x *exchange) readyForQuery(message []byte) []byte {
 	x.status = message[HeaderSize]
 	x.pendingReady--
-	x.pendingResponses, x.copying = 0, false
-	if x.committing && !x.failed {
-		x.committed()
-	}
+	x.pending, x.copying = x.pending[:0], false
 	x.committing = false
 	if x.status == 'I' {
-		x.rows = 0
-		if x.buildsPaused {
-			x.buildsPaused = false
-			x.host.ResumeBuilds()
-		}
+		x.endTransaction()
 	}
 	switch {
-	case x.rewrite.drop || x.rewrite.withholdReady && !x.failed && !x.tooManyRows:
+	case x.rewrite.drop || x.guard != nil && x.guard.conflict != nil || x.rewrite.withholdReady && !x.failed && !x.tooManyRows:
 		return nil
+	case x.rewrite.commitAnswer != nil: // the commit was a Sync
+		return append(mustEncode(x.rewrite.commitAnswer), message...)
 	case x.rewrite.hideBlock:
 		message[HeaderSize] = 'I'
 	case x.tooManyRows && x.status == 'T':
@@ -189,9 +310,9 @@ func (x *exchange) readyForQuery(message []byte) []byte {
 	return message
 }
 
-// mustEncode frames an error, which is too short to fail.
-func mustEncode(e *pgproto3.ErrorResponse) []byte {
-	message, err := e.Encode(nil)
+// mustEncode frames a message that is too short to fail.
+func mustEncode(m pgproto3.BackendMessage) []byte {
+	message, err := m.Encode(nil)
 	if err != nil {
 		panic(err)
 	}

@@ -16,13 +16,15 @@ func (r *requests) query(message []byte) error {
 	}
 	for i := range statements {
 		st := &statements[i]
-		if len(statements) > 1 || st.Rewritten != "" {
+		text := r.text(st)
+		if len(statements) > 1 || text != st.SQL {
 			var err error
-			if message, err = (&pgproto3.Query{String: st.ForPostgres()}).Encode(nil); err != nil {
+			if message, err = (&pgproto3.Query{String: text}).Encode(nil); err != nil {
 				return err
 			}
 		}
-		proceed, err := r.step(r.resolve(st), message, rewrite{offset: st.Start, withholdReady: i+1 < len(statements)})
+		e := rewrite{offset: st.Start, tag: st.Tag, withholdReady: i+1 < len(statements)}
+		proceed, err := r.step(st, message, e)
 		if err != nil || !proceed {
 			return err
 		}
@@ -34,14 +36,13 @@ func (r *requests) query(message []byte) error {
 	return err
 }
 
-// step has one statement of a simple query run. What changes something outside
-// of a transaction block gets a block of its own, whose COMMIT is then like any
-// other. The query goes on if all is well and e keeps ReadyForQuery for it.
+// step has one statement of a simple query run. What changes something outside of a transaction block
+// gets a block of its own, whose COMMIT is then like any other. The query goes on if all is well and e
+// withholds ReadyForQuery for it.
 func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed bool, err error) {
 	if refusal := r.refuse(st); refusal != nil {
 		return false, r.answer(st, refusal)
 	}
-	t := &r.transaction
 	if r.commits(st) {
 		done, err := r.commit(e, func(e rewrite) error { return r.askMessage(query, e) })
 		if done {
@@ -49,6 +50,7 @@ func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed b
 		}
 		return done && !r.hasFailed(), err
 	}
+	t := &r.transaction
 	changes := st.Kind == rules.Write || st.Kind == rules.DDL
 	if !t.Explicit && !t.Implicit && (e.withholdReady || changes) && st.Kind != rules.Begin && st.Kind != rules.WaitForJob {
 		if err := r.ask("BEGIN", rewrite{drop: true}); err != nil {
@@ -56,19 +58,31 @@ func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed b
 		}
 		t.Implicit = true
 	}
-	if !t.Implicit && !e.withholdReady {
+	wait := e.withholdReady || t.Implicit || st.Kind == rules.DDL || r.meetsOthers(st)
+	if !wait {
 		r.add(st)
 		return false, r.pass(query, e)
 	}
 	if t.Implicit && st.Kind != rules.Begin && st.Kind != rules.Rollback {
 		e.hideBlock, e.withholdTag, e.withholdReady = true, !e.withholdReady, true
 	}
-	if err := r.askMessage(query, e); err != nil {
+	withheld := e.withholdReady
+	switch {
+	case r.guards(st):
+		err = r.runGuarded(st, e)
+	case r.meetsOthers(st):
+		err = r.runOnCopies(st, e)
+	case st.Kind == rules.DDL && !t.Failed:
+		err = r.runSchemaChange(query, e)
+	default:
+		err = r.askMessage(query, e)
+	}
+	if err != nil {
 		return false, err
 	}
 	if !r.hasFailed() {
 		r.add(st)
-		return true, nil
+		return withheld, nil
 	}
 	if t.Implicit {
 		return false, r.rollBack(rewrite{drop: true})
@@ -76,19 +90,34 @@ func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed b
 	return false, nil
 }
 
+// runSchemaChange runs DDL in a transaction block. It waits for no other transaction: the host
+// displaces those that hold a lock which it needs.
+func (r *requests) runSchemaChange(query []byte, e rewrite) error {
+	if err := r.ask(waitForLocks, rewrite{drop: true}); err != nil {
+		return err
+	}
+	stop := r.host.Unblock()
+	err := r.askMessage(query, e)
+	stop()
+	if err != nil || r.hasFailed() {
+		return err
+	}
+	return r.ask(waitBriefly, rewrite{drop: true})
+}
+
 // commits reports whether a statement ends a transaction that can be committed.
 func (r *requests) commits(st *rules.Statement) bool {
 	return st.Kind == rules.Commit && (r.transaction.Explicit || r.transaction.Implicit) && !r.transaction.Failed
 }
 
-// answer gives the client a refusal for a simple query. One for COMMIT ends
-// the transaction, as every COMMIT does that fails.
+// answer gives the client a refusal for a simple query. One for COMMIT ends the transaction, as every
+// COMMIT does that fails.
 func (r *requests) answer(st *rules.Statement, refusal *pgproto3.ErrorResponse) error {
 	if r.commits(st) {
 		return r.rollBack(rewrite{replacement: refusal})
 	}
-	own := r.transaction.Implicit
-	if err := r.ask(invalidSQL, rewrite{replacement: refusal, hideBlock: own}); err != nil || !own {
+	implicit := r.transaction.Implicit
+	if err := r.ask(invalidSQL, rewrite{replacement: refusal, hideBlock: implicit}); err != nil || !implicit {
 		return err
 	}
 	return r.rollBack(rewrite{drop: true})

@@ -19,3 +19,11 @@ func notSupported(message string) *pgproto3.ErrorResponse { return NewError("0A0
 func unsupportedStatement(name string) *pgproto3.ErrorResponse {
 	return notSupported("unsupported statement: " + name)
 }
+
+func unsupportedTransactionStatement(name string) *pgproto3.ErrorResponse {
+	return notSupported("unsupported transaction statement: " + name)
+}
+
+var errLocking = notSupported("locking clauses other than FOR UPDATE/FOR KEY SHARE are not supported")
+
+var errMerge = notSupported("unsupported statement type: MERGE")

@@ -17,11 +17,12 @@ type Statement struct {
 	Start int    // where SQL begins in the query string, in characters
 	Kind  Kind
 
-	Refusal   *pgproto3.ErrorResponse // nil if DSQL has such a statement
-	Rewritten string                  // what PostgreSQL gets in place of SQL, or ""
-	Chain     bool                    // COMMIT or ROLLBACK … AND CHAIN
-	Name      string                  // that PREPARE gives, and EXECUTE uses
-	Body      *Statement              // what PREPARE prepares
+	Refusal    *pgproto3.ErrorResponse // nil if DSQL has such a statement
+	Rewritten  string                  // what PostgreSQL gets in place of SQL, or ""
+	Tag        string                  // the command tag that the client gets, if it is not PostgreSQL's
+	SubmitsJob bool
+	Locks      bool // rows, by FOR UPDATE and its like
+	Chain      bool // COMMIT or ROLLBACK … AND CHAIN
 }
 
 // ForPostgres is the text of the statement that PostgreSQL gets.
@@ -38,8 +39,6 @@ const (
 	Set // SET, SHOW and the like, which touch no table
 	Write
 	DDL
-	Prepare
-	Execute
 	WaitForJob // CALL sys.wait_for_job
 )
 
@@ -54,6 +53,7 @@ func Parse(sql string) []Statement {
 			characters += utf8.RuneCountInString(sql[counted:p.start])
 			counted = p.start
 			st := p.classify()
+			st.Locks = p.locks
 			st.SQL, st.Start = sql[p.start:p.end], characters
 			statements = append(statements, st)
 		}
@@ -72,12 +72,15 @@ type parser struct {
 	start, end int // of the statement, in bytes
 	next       int // behind its semicolon
 
-	head     []string // the first tokens, words in lower case
-	heads    []lexeme
-	advisory bool // an advisory lock function is called
-	changes  bool // INSERT and the like stand where WITH can have them
-	depth    int  // parentheses
-	blocks   int  // BEGIN ATOMIC and CASE, in the body of a function
+	head    []string // the first tokens, words in lower case
+	heads   []lexeme
+	changes bool // INSERT and the like stand where WITH can have them
+	locks   bool // FOR UPDATE or its like stands somewhere
+	into    bool // INTO stands where SELECT can have it
+	depth   int  // parentheses
+	blocks  int  // BEGIN ATOMIC and CASE, in the body of a function
+
+	refusal *pgproto3.ErrorResponse // of something inside the statement, or nil
 }
 
 func newParser(sql string, pos int) *parser {
@@ -107,6 +110,7 @@ func (p *parser) run() {
 			p.word(value, previous)
 		case value == "(":
 			p.depth++
+			p.call(previous)
 		case value == ")":
 			p.depth = max(0, p.depth-1)
 		}
@@ -118,9 +122,28 @@ func (p *parser) run() {
 }
 
 func (p *parser) word(value, previous string) {
+	if previous == "for" && (value == "update" || value == "key") {
+		p.locks = true
+	}
 	switch value {
-	case "insert", "update", "delete", "merge":
+	case "insert", "update", "delete":
 		p.changes = p.changes || previous == "(" || previous == ")"
+	case "into":
+		p.into = p.into || p.depth == 0 && previous != "insert" && previous != "merge"
+	case "merge":
+		if previous == ")" {
+			p.refusal = errMerge
+		}
+	case "share":
+		if previous == "for" {
+			p.refusal = errLocking
+		}
+	case "key":
+		if previous == "no" {
+			p.refusal = errLocking
+		}
+	case "tablesample":
+		p.refusal = notSupported("TABLESAMPLE clause not supported")
 	case "atomic":
 		if previous == "begin" && p.is(0, "create") {
 			p.blocks++
@@ -132,10 +155,17 @@ func (p *parser) word(value, previous string) {
 	case "end":
 		p.blocks = max(0, p.blocks-1)
 	}
-	if strings.HasPrefix(value, "pg_advisory_") || strings.HasPrefix(value, "pg_try_advisory_") {
-		p.advisory = true
+}
+
+// call looks at the function, if it is one, whose arguments begin.
+func (p *parser) call(function string) {
+	if strings.HasPrefix(function, "pg_advisory_") || strings.HasPrefix(function, "pg_try_advisory_") || function == "pg_notify" {
+		p.refusal = notSupported("function " + function + " not supported")
 	}
 }
+
+// tokens returns all of the statement.
+func (p *parser) tokens() tokens { return tokenize(p.sql, p.start, p.end) }
 
 // is reports whether the i-th token is one of some words.
 func (p *parser) is(i int, words ...string) bool {

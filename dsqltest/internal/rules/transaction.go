@@ -29,7 +29,7 @@ func (t *Transaction) Refuse(st *Statement, now time.Time, limit time.Duration) 
 	case t.Failed || st.Kind == Rollback:
 		return nil
 	case t.Explicit && limit > 0 && now.Sub(t.Began) > limit:
-		return NewError("54000", fmt.Sprintf("transaction age limit of %gs exceeded", limit.Seconds()))
+		return tooOld(now.Sub(t.Began), limit)
 	case st.Refusal != nil:
 		return st.Refusal
 	case st.Kind == WaitForJob && (t.Explicit || t.Implicit):
@@ -54,6 +54,12 @@ func (t *Transaction) Add(st *Statement, now time.Time) {
 	case Write:
 		t.Wrote = true
 	case DDL:
-		t.ChangedSchema, t.SubmittedJob = true, st.Rewritten != ""
+		t.ChangedSchema, t.SubmittedJob = true, st.SubmitsJob
 	}
+}
+
+func tooOld(age, limit time.Duration) *pgproto3.ErrorResponse {
+	e := NewError("54000", fmt.Sprintf("transaction age limit of %gs exceeded", limit.Seconds()))
+	e.Detail = fmt.Sprintf("Current transaction age %ds exceeds %gs", int(age.Seconds()), limit.Seconds())
+	return e
 }

@@ -123,7 +123,7 @@ func TestBreaks(t *testing.T) {
 		"goose's usual locker": {
 			migration: "create table a (n int);",
 			opts:      []goose.ProviderOption{goose.WithSessionLocker(sessionLocker(t))},
-			message:   "unsupported function: advisory locks (SQLSTATE 0A000)",
+			message:   "function pg_try_advisory_lock not supported (SQLSTATE 0A000)",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -93,7 +93,7 @@ func TestTheirDriver(t *testing.T) {
 	require.NoError(t, err)
 	defer db.Close()
 	_, err = migratepgx.WithInstance(db, &migratepgx.Config{})
-	require.ErrorContains(t, err, "unsupported function: advisory locks (SQLSTATE 0A000)")
+	require.ErrorContains(t, err, "function pg_advisory_lock not supported (SQLSTATE 0A000)")
 
 	// What SetVersion would say if there were a way past the lock.
 	_, err = db.ExecContext(t.Context(), "truncate "+migratepgx.DefaultMigrationsTable)

@@ -3,37 +3,27 @@
 package node
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
+	"github.com/dsqlgo/dsql/examples/ecosystem/internal/local"
 )
 
+const withCA = `export NODE_EXTRA_CA_CERTS="$DSQL_CA_FILE"; `
+
 func TestConnector(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("dsqltest does not run here")
-	}
-	for _, program := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed", program)
-		}
-	}
 	dir := install(t)
-	exports := startLocal(t)
-	const withCA = `export NODE_EXTRA_CA_CERTS="$DSQL_CA_FILE"; `
+	exports := local.Start(t).Exports
 
 	type result struct {
 		User       string
@@ -70,11 +60,38 @@ func TestConnector(t *testing.T) {
 	require.Equal(t, 11, n)
 }
 
-// install puts the connector into a directory of its own, in the versions of package-lock.json.
+// A client of WebSockets that is not ours, and that knows nothing of PostgreSQL.
+func TestWebSocket(t *testing.T) {
+	dir := install(t)
+	exports := local.Start(t).Exports
+
+	type result struct {
+		Value      string
+		Length     int
+		Authorized bool
+		ALPN       string
+		Closed     int
+	}
+	want := result{Value: "admin42", Length: 100_000, Authorized: true, ALPN: "http/1.1", Closed: 1000}
+	require.Equal(t, want, decode[result](t, shell(t, dir, exports, withCA+"node websocket.mjs")))
+
+	require.Contains(t, fails(t, dir, exports, "unset NODE_EXTRA_CA_CERTS; node websocket.mjs"), "CERT")
+	require.Contains(t, fails(t, dir, exports, withCA+"AWS_SECRET_ACCESS_KEY=wrong node websocket.mjs"), "unable to accept connection, access denied")
+}
+
+// install puts the packages into a directory of its own, in the versions of package-lock.json.
 func install(t *testing.T) string {
 	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("dsqltest does not run here")
+	}
+	for _, program := range []string{"node", "npm"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
 	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", "query.mjs"} {
+	for _, name := range []string{"package.json", "package-lock.json", "query.mjs", "websocket.mjs"} {
 		content, err := os.ReadFile(name)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
@@ -92,42 +109,6 @@ func install(t *testing.T) string {
 			t.Fatalf("npm ci: %v\n%s", err, out)
 		}
 	}
-}
-
-// startLocal starts "dsql local" and returns the file of what it prints.
-func startLocal(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	// With -race where this test has it, so that packages are compiled once.
-	build := []string{"build", "-o", filepath.Join(dir, "dsql")}
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
-		build = append(build, "-race")
-	}
-	compile := exec.CommandContext(t.Context(), "go", append(build, "./cmd/dsql")...)
-	compile.Dir = "../../.."
-	out, err := compile.CombinedOutput()
-	require.NoError(t, err, string(out))
-
-	local := exec.Command(filepath.Join(dir, "dsql"), "local")
-	local.Stderr = os.Stderr
-	stdout, err := local.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, local.Start())
-	t.Cleanup(func() {
-		_ = local.Process.Signal(syscall.SIGTERM)
-		_ = local.Wait()
-	})
-	var printed strings.Builder
-	for lines := bufio.NewScanner(stdout); ; {
-		require.True(t, lines.Scan(), "dsql local has ended")
-		printed.WriteString(lines.Text() + "\n")
-		if strings.HasPrefix(lines.Text(), "# ready") {
-			break
-		}
-	}
-	exports := filepath.Join(dir, "exports")
-	require.NoError(t, os.WriteFile(exports, []byte(printed.String()), 0o600))
-	return exports
 }
 
 // shell runs a command with the environment that exports makes.
