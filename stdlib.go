@@ -64,7 +64,10 @@ func newsqlConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 	if err != nil {
 		return nil, err
 	}
-	return &sqlConnector{Connector: stdlib.GetConnector(*pool.ConnConfig), pool: pool}, nil
+	shouldPing := stdlib.OptionShouldPing(func(_ context.Context, p stdlib.ShouldPingParams) bool {
+		return shouldPing(p.Conn, p.IdleDuration)
+	})
+	return &sqlConnector{Connector: stdlib.GetConnector(*pool.ConnConfig, shouldPing), pool: pool}, nil
 }
 
 // OpenDB returns a database handle. Like sql.Open it does not connect yet.
@@ -106,7 +109,7 @@ func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	return &sqlConn{
 		stdlibConn:  conn.(*stdlib.Conn),
-		expires:     time.Now().Add(lifetime),
+		expires:     time.Now().Add(lifetime).Round(0),
 		pingTimeout: c.pool.PingTimeout,
 		mode:        c.pool.ConnConfig.DefaultQueryExecMode,
 	}, nil
@@ -125,7 +128,7 @@ func (c *sqlConnector) Driver() driver.Driver { return sqlDriver{} }
 // simple protocol.
 type sqlConn struct {
 	*stdlibConn
-	expires     time.Time
+	expires     time.Time // by the wall clock
 	pingTimeout time.Duration
 	mode        pgx.QueryExecMode
 }

@@ -65,7 +65,7 @@ func (a *Attempt) Open(ctx context.Context, conn net.Conn, startup []byte, token
 		session.Conn.Close()
 		return nil, PhaseLogin, err
 	}
-	session.opened = time.Now()
+	session.lastRead.Store(time.Now().UnixNano())
 	return session, PhaseLogin, nil
 }
 

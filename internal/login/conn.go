@@ -175,10 +175,11 @@ func (c *Conn) fail(err error) {
 	c.cancel()
 }
 
-// Opened returns when the login ended; before that, the zero time.
-func (c *Conn) Opened() time.Time {
+// LastRead returns when the server sent something last, by the wall clock: the monotonic clock stops
+// while a laptop sleeps or a Lambda is frozen. Before the end of the login it is the zero time.
+func (c *Conn) LastRead() time.Time {
 	if s := c.session.Load(); s != nil {
-		return s.opened
+		return time.Unix(0, s.lastRead.Load())
 	}
 	return time.Time{}
 }

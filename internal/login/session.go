@@ -19,8 +19,9 @@ type Session struct {
 	net.Conn
 	tcp     net.Conn // that TLS runs in
 	tls     tls.ConnectionState
-	opened  time.Time
 	answers []byte
+
+	lastRead atomic.Int64 // wall-clock time in Unix ns
 
 	// tooLarge is the size of a message that was written since the server sent something last, and is
 	// larger than maxSessionMessage; else 0.
@@ -40,6 +41,7 @@ func (s *Session) Read(b []byte) (int, error) {
 		return n, s.explain(err)
 	}
 	s.tooLarge.Store(0)
+	s.lastRead.Store(time.Now().UnixNano())
 	return n, nil
 }
 
