@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -100,7 +101,7 @@ type delayed struct {
 	behind []byte
 }
 
-func (d delayed) Write(b []byte) (int, error) { return d.Conn.Write(append(b, d.behind...)) }
+func (d delayed) Write(b []byte) (int, error) { return d.Conn.Write(slices.Concat(b, d.behind)) }
 
 func TestUpgradeIsInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
