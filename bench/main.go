@@ -27,7 +27,7 @@ var groups = []struct {
 	run  func(ctx context.Context, e *endpoint, t *table) error
 }{
 	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries}, {"transports", transports},
-	{"burst", bursts}, {"transactions", transactions}, {"loading", loading}, {"idle", idleConnections}, {"size", sizes},
+	{"burst", bursts}, {"transactions", transactions}, {"idle", idleConnections}, {"size", sizes},
 }
 
 func main() {

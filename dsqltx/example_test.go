@@ -393,8 +393,8 @@ func ExampleWriter_Write() {
 	}
 	writer := dsqltx.Writer{Table: pgx.Identifier{"readings"}, Columns: []string{"id", "value"}}
 	report, err := writer.Write(ctx, pool, rows)
-	fmt.Println(report.Count(dsqltx.BatchIn), "rows are in,", err)
-	// Output: 3500 rows are in, <nil>
+	fmt.Println(len(report.Batches), "batches,", len(report.Rows(rows, dsqltx.BatchIn)), "rows are in,", err)
+	// Output: 4 batches, 3500 rows are in, <nil>
 }
 
 func ExampleWriter() {

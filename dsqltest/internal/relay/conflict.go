@@ -22,9 +22,8 @@ func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorRespon
 		return rules.ErrSchemaConflict
 	case "57014":
 		// PostgreSQL cancels itself by a signal when lock_timeout is over, and forgets why
-		// if the statement has begun to wait for another lock when it sees that. A COPY waits for
-		// others that make the same table longer.
-		if !cancelled && (strings.Contains(e.Where, "tuple") || strings.HasPrefix(e.Where, "COPY ")) {
+		// if the statement has begun to wait for another lock when it sees that.
+		if !cancelled && strings.Contains(e.Where, "tuple") {
 			return rules.ErrConflict
 		}
 	case "XX000":
