@@ -230,7 +230,7 @@ func TestBothStopped(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s.SetWebSocketFaults(dsqltest.Always(c.fault))
 			config := s.Config()
-			config.Transport, config.ConnectTimeout = "auto", time.Second
+			config.Transport, config.ConnectTimeout = "auto", 3*time.Second
 			_, err := dsql.Connect(t.Context(), config)
 			require.ErrorContains(t, err, "TLS handshake failed over tcp: "+s.Endpoint()+":5432")
 			require.ErrorContains(t, err, c.says)

@@ -133,12 +133,15 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	config.ConnConfig.DialFunc = s.dial
 	s.pool, err = pgxpool.NewWithConfig(t.Context(), config)
 	require.NoError(t, err)
+	setup, err := pgxpool.New(t.Context(), clientURL(s.address, "")) // by connections that nothing cuts
+	require.NoError(t, err)
+	defer setup.Close()
 	for _, q := range []string{
 		"create table ledger (id text not null)", // no key: what is written twice is there twice
 		"create table counters (id int primary key, n bigint not null)",
 		"insert into counters select id, 0 from generate_series(0, 7) id",
 	} {
-		_, err := s.pool.Exec(t.Context(), q)
+		_, err := setup.Exec(t.Context(), q)
 		require.NoError(t, err)
 	}
 	return s
