@@ -33,7 +33,6 @@ var verdictStatuses = map[dsqldoctor.Verdict]int{
 	dsqldoctor.VerdictOtherServer:           exitNetwork,
 	dsqldoctor.VerdictSilence:               exitNetwork,
 	dsqldoctor.VerdictWebSocket:             exitNetwork,
-	dsqldoctor.VerdictWebSocket:             exitNetwork,
 	dsqldoctor.VerdictSNI:                   exitTLS,
 	dsqldoctor.VerdictCertificate:           exitTLS,
 	dsqldoctor.VerdictQuota:                 exitService,
