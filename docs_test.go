@@ -76,7 +76,7 @@ func blocks(t *testing.T, page string) []block {
 var (
 	excerptImports = map[string]string{
 		"context": "context", "sql": "database/sql", "errors": "errors", "fmt": "fmt", "log": "log", "slog": "log/slog", "http": "net/http",
-		"os": "os", "sync": "sync", "atomic": "sync/atomic", "testing": "testing", "time": "time",
+		"iter": "iter", "json": "encoding/json", "os": "os", "sync": "sync", "atomic": "sync/atomic", "testing": "testing", "time": "time",
 		"aws": "github.com/aws/aws-sdk-go-v2/aws", "credentials": "github.com/aws/aws-sdk-go-v2/credentials",
 		"pgx": "github.com/jackc/pgx/v5", "pgconn": "github.com/jackc/pgx/v5/pgconn", "pgxpool": "github.com/jackc/pgx/v5/pgxpool",
 		"dsql": "github.com/dsqlgo/dsql", "dsqltx": "github.com/dsqlgo/dsql/dsqltx",

@@ -34,7 +34,17 @@ var server *dsqltest.Server
 // awsEnvironment is the environment in which the tests were started.
 var awsEnvironment = map[string]string{}
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+// Some tests run this program again, as a process of its own: childVariable then names the func.
+const childVariable = "DSQL_TEST_CHILD"
+
+var childProcesses = map[string]func() int{}
+
+func TestMain(m *testing.M) {
+	if child := childProcesses[os.Getenv(childVariable)]; child != nil {
+		os.Exit(child())
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	// Only TestLive may use the network or the AWS settings of the machine.

@@ -2,8 +2,10 @@ package dsql
 
 import (
 	"context"
+	"net"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dsqlgo/dsql/internal/configerr"
@@ -20,8 +22,7 @@ const (
 	// An idle connection counts against the cluster's quota of 10,000, so it does not stay for ever.
 	connIdleTime = 10 * time.Minute
 
-	// A connection that was idle for longer is pinged before it is used. pgxpool has the same
-	// threshold, but counts the time that connecting took as idle time.
+	// A connection that was idle for longer is pinged before it is used, as pgxpool does.
 	pingAfterIdle = time.Second
 
 	// A connection that does not answer a ping within this time is replaced. A cluster answers within
@@ -59,22 +60,44 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 		pool.PingTimeout = pingTimeout
 	}
 	pool.ShouldPing = func(_ context.Context, p pgxpool.ShouldPingParams) bool {
-		conn, ok := p.Conn.PgConn().Conn().(*login.Conn)
-		return p.IdleDuration > pingAfterIdle && (!ok || time.Since(conn.Opened()) > pingAfterIdle)
+		return shouldPing(p.Conn, p.IdleDuration)
 	}
 
 	cc := pool.ConnConfig
 	if cc.ConnectTimeout = c.ConnectTimeout; cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = defaultConnectTimeout
 	}
-	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
 	cc.LookupFunc = skipLookup
-	cc.DialFunc = lazyDial(k.dial)
+	if k.transport == transportTCP {
+		cc.TLSConfig = k.tls
+		cc.DialFunc = k.lazyDial(k.dial, false)
+	} else {
+		cc.TLSConfig = nil // see webSocketRoutes
+		cc.DialFunc = k.lazyDial(k.dialForCancel, true)
+	}
 	cc.AfterNetConnect = k.afterNetConnect
 	// pgx never gets a request for a password, because AfterNetConnect logs in. If a user replaced
 	// AfterNetConnect, pgx fails with an error that says so, instead of sending an empty password.
 	cc.RequireAuth = "none"
 	return pool, nil
+}
+
+// shouldPing reports whether conn was idle for so long that it has to be pinged before it is used.
+// measured is the idle time that the pool measured.
+func shouldPing(conn *pgx.Conn, measured time.Duration) bool {
+	return idleTime(conn.PgConn().Conn(), measured, time.Now()) > pingAfterIdle
+}
+
+// idleTime returns how long conn was idle. It uses measured only if the wall clock was set back, or if
+// a user's func wraps the connection: pgxpool counts the time that connecting took, and pools measure
+// by the monotonic clock, which stops while a Lambda is frozen.
+func idleTime(conn net.Conn, measured time.Duration, now time.Time) time.Duration {
+	if c, ok := conn.(*login.Conn); ok {
+		if idle := now.Round(0).Sub(c.LastRead()); idle >= 0 {
+			return idle
+		}
+	}
+	return measured
 }
 
 // NewPool returns a pool. Like pgxpool.NewWithConfig it does not wait for a connection, so problems

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// BenchmarkStatements is what the rules cost: a SELECT and an UPDATE in autocommit, and a transaction of
-// one UPDATE.
+// BenchmarkStatements is what the rules cost: a SELECT and an UPDATE in autocommit, and a
+// transaction of one UPDATE.
 func BenchmarkStatements(b *testing.B) {
 	s := New(b)
 	setup := connect(b, connConfig(b, s, adminRole))

@@ -47,9 +47,9 @@ func (s *Server) ConflictNext(n int) { s.script(n, Conflict) }
 // BeforeCommit or AfterCommit. It takes turns as ConflictNext does.
 func (s *Server) CutNext(n int, point CommitFault) { s.script(n, point) }
 
-// UnavailableNext has the next n statements fail with XX000, server unavailable. COMMIT and ROLLBACK
-// are not counted among them: for COMMIT there are UnavailableBeforeCommit and UnavailableAfterCommit,
-// and for logins [RefuseUnavailable].
+// UnavailableNext has the next n statements fail with XX000, server unavailable. COMMIT and
+// ROLLBACK are not counted among them: for COMMIT there are UnavailableBeforeCommit and
+// UnavailableAfterCommit, and for logins [RefuseUnavailable].
 func (s *Server) UnavailableNext(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

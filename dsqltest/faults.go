@@ -16,7 +16,8 @@ type Fault struct {
 
 	// After is how many bytes of what the server says in the phase still arrive,
 	// so that a message can be cut anywhere: bytes on the wire up to
-	// OnClientHello, bytes inside TLS from OnStartup on. A phase in which the
+	// OnClientHello, bytes inside TLS for OnUpgrade, and bytes inside TLS or the
+	// WebSocket from OnStartup on. A phase in which the
 	// server says less passes without the fault. OnAccept and SkipPassword know
 	// no After.
 	After int
@@ -41,13 +42,14 @@ const (
 	OnAccept      Phase = iota // TCP is open
 	OnSSLRequest               // an SSLRequest came: not for a client that begins with TLS
 	OnClientHello              // a ClientHello came, first or after an SSLRequest: TLS is not set up yet
+	OnUpgrade                  // a request for a WebSocket came: its frames should begin
 	OnStartup                  // the startup message came: the password should be asked for
 	OnPassword                 // the password came: the session should begin
 	OnQuery                    // the session's first message came; this phase lasts to its end
 )
 
 func (p Phase) String() string {
-	if names := []string{"accept", "SSLRequest", "ClientHello", "startup message", "password", "query"}; p >= 0 && int(p) < len(names) {
+	if names := []string{"accept", "SSLRequest", "ClientHello", "upgrade", "startup message", "password", "query"}; p >= 0 && int(p) < len(names) {
 		return names[p]
 	}
 	return fmt.Sprintf("Phase(%d)", int(p))
@@ -106,9 +108,12 @@ func (s *Server) SetFaults(next func() Fault) {
 // Always is for WithFaults and SetFaults: f on every connection.
 func Always(f Fault) func() Fault { return func() Fault { return f } }
 
-func (s *Server) nextFault() Fault {
+func (s *Server) nextFault(webSocketOnly bool) Fault {
 	s.mu.Lock()
 	next := s.conditions.faults
+	if webSocketOnly {
+		next = s.conditions.webSocketFaults
+	}
 	s.mu.Unlock()
 	if next == nil {
 		return Fault{}

@@ -22,30 +22,32 @@ type Option func(*options)
 const defaultTransactionAge = 5 * time.Minute
 
 type options struct {
-	clusterID     string
-	region        string
-	suffix        string
-	vpcEndpoint   string
-	roles         []string
-	address       string
-	dataDir       string
-	authorityFile string
-	withSchema    bool // scripts and pattern were given
-	scripts       fs.FS
-	pattern       string
-	ignoreCancel  bool
-	now           func() time.Time
-	conditions    conditions // at the start
+	clusterID        string
+	region           string
+	suffix           string
+	vpcEndpoint      string
+	roles            []string
+	address          string
+	webSocketAddress string // "": none
+	dataDir          string
+	authorityFile    string
+	withSchema       bool // scripts and pattern were given
+	scripts          fs.FS
+	pattern          string
+	ignoreCancel     bool
+	now              func() time.Time
+	conditions       conditions // at the start
 }
 
 // conditions are what tests change while a server runs.
 type conditions struct {
-	rate           bucket
-	maxConnections int
-	waking         int // startups still to refuse
-	lifetime       time.Duration
-	roundTrip      time.Duration
-	faults         func() Fault
+	rate            bucket
+	maxConnections  int
+	waking          int // startups still to refuse
+	lifetime        time.Duration
+	roundTrip       time.Duration
+	faults          func() Fault
+	webSocketFaults func() Fault
 
 	transactionAge time.Duration
 }
@@ -86,9 +88,10 @@ func WithClock(now func() time.Time) Option {
 	return func(o *options) { o.now = now }
 }
 
-// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it. The
-// default is true. A cluster has been seen to take no notice of them; false does the same. They are
-// taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain text.
+// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it.
+// The default is true. A cluster has been seen to take no notice of them; false does the same. They
+// are taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain
+// text.
 func WithCancel(heeded bool) Option {
 	return func(o *options) { o.ignoreCancel = !heeded }
 }
@@ -189,12 +192,19 @@ func (o *options) check() error {
 	if o.withSchema && o.scripts == nil {
 		return errors.New("dsqltest: WithSchema: no FS given: use one such as os.DirFS(\"testdata\"), or leave the option out")
 	}
-	host, _, err := net.SplitHostPort(o.address)
+	if err := checkLoopback("WithAddress", o.address); err != nil || o.webSocketAddress == "" {
+		return err
+	}
+	return checkLoopback("WithWebSocketAddress", o.webSocketAddress)
+}
+
+func checkLoopback(option, address string) error {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("dsqltest: WithAddress: %w: use one such as 127.0.0.1:0", err)
+		return fmt.Errorf("dsqltest: %s: %w: use one such as 127.0.0.1:0", option, err)
 	}
 	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.IsLoopback()) {
-		return fmt.Errorf("dsqltest: WithAddress: %q is not a loopback address: use 127.0.0.1, [::1] or localhost", o.address)
+		return fmt.Errorf("dsqltest: %s: %q is not a loopback address: use 127.0.0.1, [::1] or localhost", option, address)
 	}
 	return nil
 }

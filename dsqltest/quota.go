@@ -90,9 +90,9 @@ type Refusal struct {
 	Hint    string // "" for none
 }
 
-// The refusals that the service is known for. The SQLSTATE of RefuseWaking is not
-// recorded; 57P03, cannot connect now, is our choice. Access denied was 28000 in older reports. The Hint of RefuseExpired
-// is made when it is used: it names the server's clock, see [WithClock].
+// The refusals that the service is known for. The SQLSTATE of RefuseWaking is not recorded; 57P03,
+// cannot connect now, is our choice. Access denied was 28000 in older reports. The Hint of
+// RefuseExpired is made when it is used: it names the server's clock, see [WithClock].
 var (
 	RefuseWaking      = Refusal{Code: "57P03", Message: "unable to accept connection, waking up cluster, please retry later"}
 	RefuseRate        = Refusal{Code: "53400", Message: "Unable to accept connection, rate exceeded."}

@@ -11,8 +11,8 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest/internal/rules"
 )
 
-// namespace is what is known of the schema changes of sessions that see each other's tables: those in
-// one of the schemas that Schema made, or all others.
+// namespace is what is known of the schema changes of sessions that see each other's tables: those
+// in one of the schemas that Schema made, or all others.
 type namespace struct {
 	version int            // counts the changes
 	changed map[string]int // when a table of the name was last changed

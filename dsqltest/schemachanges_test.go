@@ -130,6 +130,47 @@ func TestSchemaChangeEndsStatement(t *testing.T) {
 	}
 }
 
+// What else becomes of a transaction that has used what changed, where the change waits for nothing.
+func TestOutdatedTransaction(t *testing.T) {
+	s := New(t)
+	setup := connect(t, connConfig(t, s, adminRole))
+	mustExec(t, setup, "create table t (id int)")
+	mustExec(t, setup, "insert into t values (1)")
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeSimpleProtocol, pgx.QueryExecModeExec} {
+		conn := connect(t, connConfig(t, s, adminRole))
+		outdate := func() {
+			require.NoError(t, runIn(conn, mode, "begin"))
+			require.NoError(t, runIn(conn, mode, "table t"))
+			mustExec(t, setup, "comment on table t is 'changed'")
+		}
+		outdate()
+		require.NoError(t, runIn(conn, mode, "rollback"))
+		mustExec(t, conn, "begin")
+		mustExec(t, conn, "commit")
+
+		conn = connect(t, connConfig(t, s, adminRole)) // the one before has yet to hear of the change
+		outdate()
+		require.ErrorContains(t, runIn(conn, mode, "select 1/0"), "22012")
+		mustExec(t, conn, "commit") // answers ROLLBACK
+
+		conn = connect(t, connConfig(t, s, adminRole))
+		outdate()
+		mustExec(t, setup, "alter table t add column n int")
+		failsWith(t, runIn(conn, mode, "select 1"), schemaConflict)
+		mustExec(t, conn, "rollback")
+		mustExec(t, setup, "alter table t drop column n")
+
+		conn = connect(t, connConfig(t, s, adminRole))
+		outdate()
+		mustExec(t, setup, "update t set id = id")
+		before := s.Transactions()
+		require.NoError(t, runIn(conn, mode, "update t set id = 2 where current_user <> 't'"))
+		failsWith(t, runIn(conn, mode, "commit"), schemaConflict)
+		require.Equal(t, before.Conflicts, s.Transactions().Conflicts)
+		require.Equal(t, before.SchemaConflicts+1, s.Transactions().SchemaConflicts)
+	}
+}
+
 // One who has lost a conflict, too, is displaced.
 func TestDisplacedLoser(t *testing.T) {
 	s := New(t)

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzScript: PostgreSQL is asked for a script's statements in their order, up to the first that fails, and
-// the error names the line where that one begins.
+// FuzzScript: PostgreSQL is asked for a script's statements in their order, up to the first that
+// fails, and the error names the line where that one begins.
 func FuzzScript(f *testing.F) {
 	for _, text := range []string{
 		"create table t (id int);\n\n-- é\ninsert into t values (1);", "é;\r\nü\xff;\n'\n';x", "create index async on t (a);\nselect 1;\ncreate index async on u (b)",

@@ -116,6 +116,92 @@ func ExampleRetry() {
 	// Output: 0 <nil>
 }
 
+func ExampleRunner_Wrap() {
+	ctx := context.Background()
+	pool, err := dsql.NewPool(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	defer createTable(ctx, pool, "cities", "name text primary key")()
+
+	db := dsqltx.Runner{}.Wrap(pool) // for code that takes anything with Exec and Query
+	server.ConflictNext(2)
+	var name string
+	err = db.QueryRow(ctx, "insert into cities values ($1) returning name", "Dublin").Scan(&name)
+	fmt.Println(name, err)
+	// Output: Dublin <nil>
+}
+
+func ExampleDB() {
+	// What takes a DB's methods takes a pool, a transaction and a DB alike.
+	type queryer interface {
+		Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	}
+	numbers := func(ctx context.Context, db queryer) ([]int, error) {
+		rows, _ := db.Query(ctx, "select generate_series(1, 3)")
+		return pgx.CollectRows(rows, pgx.RowTo[int])
+	}
+
+	ctx := context.Background()
+	pool, err := dsql.NewPool(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	fmt.Println(numbers(ctx, dsqltx.Runner{}.Wrap(pool)))
+	// Output: [1 2 3] <nil>
+}
+
+func ExampleDB_CopyFrom() {
+	ctx := context.Background()
+	pool, err := dsql.NewPool(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	defer createTable(ctx, pool, "rivers", "name text primary key, km int")()
+
+	db := dsqltx.Runner{}.Wrap(pool)
+	server.ConflictNext(2)
+	rows := [][]any{{"Nile", 6650}, {"Amazon", 6400}}
+	n, err := db.CopyFrom(ctx, pgx.Identifier{"rivers"}, []string{"name", "km"}, pgx.CopyFromRows(rows))
+	fmt.Println(n, err)
+
+	b := &pgx.Batch{} // one transaction
+	b.Queue("update rivers set km = $1 where name = 'Nile'", 6693)
+	b.Queue("update rivers set km = $1 where name = 'Amazon'", 6437)
+	server.ConflictNext(1)
+	fmt.Println(db.SendBatch(ctx, b).Close())
+	// Output:
+	// 2 <nil>
+	// <nil>
+}
+
+func ExampleDB_BeginTx() {
+	ctx := context.Background()
+	pool, err := dsql.NewPool(ctx, server.Config())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+
+	// What is done in tx is not tried again, unlike the fn of Run.
+	tx, err := dsqltx.Runner{}.Wrap(pool).BeginTx(ctx, pgx.TxOptions{AccessMode: pgx.ReadOnly})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer tx.Rollback(ctx)
+	if _, err := tx.Exec(ctx, "select 1"); err != nil {
+		log.Fatal(err)
+	}
+	if err := tx.Commit(ctx); errors.Is(err, dsqltx.ErrCommitUnknown) {
+		fmt.Println("look whether it was applied")
+	}
+	fmt.Println("committed")
+	// Output: committed
+}
+
 func ExampleIsConflict() {
 	ctx := context.Background()
 	conn, err := dsql.Connect(ctx, server.Config())
@@ -307,8 +393,8 @@ func ExampleWriter_Write() {
 	}
 	writer := dsqltx.Writer{Table: pgx.Identifier{"readings"}, Columns: []string{"id", "value"}}
 	report, err := writer.Write(ctx, pool, rows)
-	fmt.Println(len(report.Batches), "batches,", len(report.Rows(rows, dsqltx.BatchIn)), "rows are in,", err)
-	// Output: 4 batches, 3500 rows are in, <nil>
+	fmt.Println(report.Count(dsqltx.BatchIn), "rows are in,", err)
+	// Output: 3500 rows are in, <nil>
 }
 
 func ExampleWriter() {

@@ -52,11 +52,6 @@ func addOneBy(t *testing.T, s *counters.Server) map[string]func(ctx context.Cont
 	}
 }
 
-// commits tells whether a message commits what addOneBy does.
-func commits(e counters.Event) bool {
-	return e.Name == "Query" && (e.Commits || e.SQL == addOne)
-}
-
 // inTx is whether a way begins a transaction, whose COMMIT is the one message that commits.
 func inTx(name string) bool { return name == "Run" || name == "RunSQL" }
 

@@ -85,6 +85,8 @@ func (c *command) run(ctx context.Context, args []string) int {
 		status, err = c.psql(ctx, args)
 	case "proxy":
 		status, err = c.proxy(ctx, args)
+	case "load":
+		status, err = exitOK, c.load(ctx, args)
 	case "local":
 		status, err = exitOK, c.local(ctx, args)
 	case "version", "-version", "--version":
@@ -92,7 +94,7 @@ func (c *command) run(ctx context.Context, args []string) int {
 	case "help", "-h", "-help", "--help":
 		name, err = "help", c.help(args)
 	default:
-		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, proxy, local, version and help\n", name)
+		fmt.Fprintf(c.stderr, "dsql: %q is not a command; there are doctor, token, psql, proxy, load, local, version and help\n", name)
 		return exitUsage
 	}
 	var usage usageError
@@ -125,7 +127,7 @@ func (c *command) help(args []string) error {
 	}
 	text := manual(name)
 	if text == "" || len(args) > 1 {
-		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql, proxy and local", strings.Join(args, " ")))
+		return usageError(fmt.Sprintf("there is no page on %q; there are doctor, token, psql, proxy, load and local", strings.Join(args, " ")))
 	}
 	c.print(c.stdout, text)
 	return nil

@@ -175,10 +175,11 @@ func (c *Conn) fail(err error) {
 	c.cancel()
 }
 
-// Opened returns when the login ended; before that, the zero time.
-func (c *Conn) Opened() time.Time {
+// LastRead returns when the server sent something last, by the wall clock: the monotonic clock stops
+// while a laptop sleeps or a Lambda is frozen. Before the end of the login it is the zero time.
+func (c *Conn) LastRead() time.Time {
 	if s := c.session.Load(); s != nil {
-		return s.opened
+		return time.Unix(0, s.lastRead.Load())
 	}
 	return time.Time{}
 }
@@ -186,7 +187,7 @@ func (c *Conn) Opened() time.Time {
 // ConnectionState returns the state of TLS; before the login it is the zero one.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	if s := c.session.Load(); s != nil {
-		return s.ConnectionState()
+		return s.tls
 	}
 	return tls.ConnectionState{}
 }
@@ -194,7 +195,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 // NetConn returns the connection under TLS; before the login, the one that pgx dialled.
 func (c *Conn) NetConn() net.Conn {
 	if s := c.session.Load(); s != nil {
-		return s.NetConn()
+		return s.tcp
 	}
 	return c.raw
 }

@@ -38,7 +38,9 @@ func openedSession(t *testing.T, answers string) (*Session, net.Conn) {
 	go func() { done <- server.Handshake() }()
 	require.NoError(t, client.Handshake())
 	require.NoError(t, <-done)
-	return &Session{Conn: client, opened: time.Now(), answers: []byte(answers)}, server
+	session := &Session{Conn: client, tcp: near, tls: client.ConnectionState(), answers: []byte(answers)}
+	session.lastRead.Store(time.Now().UnixNano())
+	return session, server
 }
 
 // rawConn is what pgx dialled, which is never used.
@@ -68,7 +70,7 @@ func TestConnOpens(t *testing.T) {
 					go func() { _, _ = server.Write([]byte(" and more")) }()
 					return session, nil
 				})
-				require.Zero(t, c.Opened())
+				require.Zero(t, c.LastRead())
 				require.Equal(t, "1.2.3.4:5432", c.RemoteAddr().String())
 				require.NoError(t, c.SetDeadline(time.Now().Add(-time.Hour))) // during connect, pgx may set
 				require.NoError(t, c.SetDeadline(time.Time{}))                // and reset it
@@ -89,7 +91,7 @@ func TestConnOpens(t *testing.T) {
 				require.NoError(t, <-read)
 				require.Equal(t, "early", string(early))
 				require.Equal(t, startup, got)
-				require.NotZero(t, c.Opened())
+				require.NotZero(t, c.LastRead())
 				require.Equal(t, "server.test", c.ConnectionState().ServerName)
 				go func() { _, _ = io.Copy(io.Discard, server) }() // takes the alert of the close
 				require.NoError(t, c.Close())
@@ -209,12 +211,12 @@ func TestConnConcurrently(t *testing.T) {
 		for range 100 {
 			_ = c.SetDeadline(time.Now().Add(time.Hour))
 			_, _ = c.RemoteAddr(), c.LocalAddr()
-			_, _ = c.Opened(), c.ConnectionState()
+			_, _ = c.LastRead(), c.ConnectionState()
 		}
 	})
 	wgWait := make(chan struct{})
 	go func() { wg.Wait(); close(wgWait) }()
-	require.Eventually(t, func() bool { return !c.Opened().IsZero() }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return !c.LastRead().IsZero() }, 10*time.Second, time.Millisecond)
 	require.NoError(t, c.Close())
 	<-wgWait
 }

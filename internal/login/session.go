@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -15,9 +16,12 @@ const maxSessionMessage = 10 << 20
 
 // Session is a connection that is logged in. Read returns the server's answers to the login first.
 type Session struct {
-	*tls.Conn
-	opened  time.Time
+	net.Conn
+	tcp     net.Conn // that TLS runs in
+	tls     tls.ConnectionState
 	answers []byte
+
+	lastRead atomic.Int64 // wall-clock time in Unix ns
 
 	// tooLarge is the size of a message that was written since the server sent something last, and is
 	// larger than maxSessionMessage; else 0.
@@ -37,6 +41,7 @@ func (s *Session) Read(b []byte) (int, error) {
 		return n, s.explain(err)
 	}
 	s.tooLarge.Store(0)
+	s.lastRead.Store(time.Now().UnixNano())
 	return n, nil
 }
 

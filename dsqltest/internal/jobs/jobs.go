@@ -15,8 +15,8 @@ import (
 
 // buildTime is how long a client's job takes. The index is built, and the constraint validated, as
 // the job is submitted: so a build holds up nobody, and waits for nobody. The time is for what a
-// client must expect of the service, where an index of an empty table takes 5 to 24 s: the statement
-// behind CREATE INDEX ASYNC finds the index invalid.
+// client must expect of the service, where an index of an empty table takes 5 to 24 s: the
+// statement behind CREATE INDEX ASYNC finds the index invalid.
 const buildTime = 100 * time.Millisecond
 
 // WaitForBuild waits as long as a client's job takes, or until ctx ends.

@@ -60,8 +60,8 @@ type parcel struct {
 	fin  bool // the sender has nothing more to say
 }
 
-// New puts conn at the distance of a round trip. It has run start two goroutines. Both end some time after Close, or at once
-// when ctx does.
+// New puts conn at the distance of a round trip. It has run start two goroutines. Both end some
+// time after Close, or at once when ctx does.
 func New(ctx context.Context, conn TCPConn, roundTrip time.Duration, run func(func())) *Conn {
 	d := &Conn{
 		TCPConn:   conn,

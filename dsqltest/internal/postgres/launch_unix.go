@@ -26,6 +26,7 @@ var settings = []string{
 	"fsync=off",
 	"full_page_writes=off",
 	"jit=off",
+	"max_parallel_workers_per_gather=0", // a worker fails to start: "failed to initialize default_text_search_config"
 	"default_transaction_isolation=repeatable read",
 	"timezone=UTC",
 	"lc_messages=C",

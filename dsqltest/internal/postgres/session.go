@@ -17,8 +17,8 @@ import (
 // cancelCode begins a CancelRequest, see "Message Formats" in the PostgreSQL manual.
 const cancelCode = 80877102
 
-// Session is a session in which one statement runs after the other. Its methods must not be called at
-// once.
+// Session is a session in which one statement runs after the other. Its methods must not be called
+// at once.
 type Session struct {
 	Key []byte // process ID and secret, as a CancelRequest has them
 

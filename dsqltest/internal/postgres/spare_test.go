@@ -52,9 +52,9 @@ func TestSpare(t *testing.T) {
 	})
 }
 
-// BenchmarkStart is most of what a test waits for. "cold" makes a new initdb each time, as the first
-// server of a process does; "second" is a start after another, when the test between has taken its
-// time.
+// BenchmarkStart is most of what a test waits for. "cold" makes a new initdb each time, as the
+// first server of a process does; "second" is a start after another, when the test between has
+// taken its time.
 func BenchmarkStart(b *testing.B) {
 	b.Run("cold", func(b *testing.B) {
 		for b.Loop() {

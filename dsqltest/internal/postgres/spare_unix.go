@@ -49,8 +49,8 @@ func templateDir(account *syscall.Credential, initdb, server, catalog string) (s
 	return filepath.Join(s.dir, "data"), nil
 }
 
-// PrepareSpare starts a PostgreSQL with a catalog for the next Start, where there is none. What goes
-// wrong with it is for that Start to say.
+// PrepareSpare starts a PostgreSQL with a catalog for the next Start, where there is none. What
+// goes wrong with it is for that Start to say.
 func PrepareSpare(catalog string) {
 	initdb, server, err := findBinaries(os.Getenv("PATH"), usualPlaces)
 	if err != nil {

@@ -6,8 +6,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// invalidSQL is SQL that PostgreSQL refuses. The answer is a refusal of ours, so the client gets ours
-// in its place, and the transaction fails as if PostgreSQL had refused the statement.
+// invalidSQL is SQL that PostgreSQL refuses. The answer is a refusal of ours, so the client gets
+// ours in its place, and the transaction fails as if PostgreSQL had refused the statement.
 const invalidSQL = "DSQL does not have this"
 
 var syncMessage = mustEncodeRequest(&pgproto3.Sync{})
@@ -51,7 +51,8 @@ func (r *requests) sendOwn(message []byte) error {
 	return err
 }
 
-// inject runs a statement of ours in a series of extended-query messages. It takes the unnamed portal.
+// inject runs a statement of ours in a series of extended-query messages. It takes the unnamed
+// portal.
 func (r *requests) inject(sql string) error {
 	name, ok := r.injected[sql]
 	if !ok {
@@ -127,9 +128,9 @@ func (r *requests) pass(message []byte, e rewrite) error {
 	return err
 }
 
-// copyIn carries CopyData to its end. A client that has been told of an error may go on to something
-// else, which is left unread. What the client sends for a guarded statement is kept, and sent again in
-// the second run.
+// copyIn carries CopyData to its end. A client that has been told of an error may go on to
+// something else, which is left unread. What the client sends for a guarded statement is kept, and
+// sent again in the second run.
 func (r *requests) copyIn() error {
 	var guarded, again bool
 	r.update(func() { guarded, again = r.guard != nil, r.guard != nil && r.guard.again })

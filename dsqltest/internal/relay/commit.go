@@ -2,13 +2,14 @@ package relay
 
 import "github.com/dsqlgo/dsql/dsqltest/internal/rules"
 
-// errUnavailable is recorded from the service, at logins, at statements and as the answer to COMMIT.
+// errUnavailable is recorded from the service, at logins, at statements and as the answer to
+// COMMIT.
 var errUnavailable = rules.NewError("XX000", "server unavailable")
 
 // LockTimeout is how long, in milliseconds, a backend waits for a lock. DSQL does not wait at all.
 // Below it the winner could not commit before the loser gives up, and writers of one row would only
-// ever stop each other; it is far below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by it
-// too.
+// ever stop each other; it is far below PostgreSQL's deadlock_timeout of 1 s, so a deadlock ends by
+// it too.
 const LockTimeout = "10"
 
 // A schema change waits for locks, for as long as it takes to displace who holds them.
@@ -17,8 +18,8 @@ const (
 	waitBriefly  = "SET LOCAL lock_timeout = " + LockTimeout
 )
 
-// commit has do make a commit, unless a fault is due or the transaction has lost. It is not done when
-// the client has had another answer.
+// commit has do make a commit, unless a fault is due or the transaction has lost. It is not done
+// when the client has had another answer.
 func (r *requests) commit(e rewrite, do func(rewrite) error) (done bool, err error) {
 	fault := r.host.NextCommitFault()
 	verdict, _ := r.currentVerdict()

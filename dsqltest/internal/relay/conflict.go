@@ -22,8 +22,9 @@ func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorRespon
 		return rules.ErrSchemaConflict
 	case "57014":
 		// PostgreSQL cancels itself by a signal when lock_timeout is over, and forgets why
-		// if the statement has begun to wait for another lock when it sees that.
-		if !cancelled && strings.Contains(e.Where, "tuple") {
+		// if the statement has begun to wait for another lock when it sees that. A COPY waits for
+		// others that make the same table longer.
+		if !cancelled && (strings.Contains(e.Where, "tuple") || strings.HasPrefix(e.Where, "COPY ")) {
 			return rules.ErrConflict
 		}
 	case "XX000":
@@ -40,9 +41,9 @@ func asConflict(e *pgproto3.ErrorResponse, cancelled bool) *pgproto3.ErrorRespon
 	return nil
 }
 
-// mayBeConflict reports whether an error may come of a change that the transaction's snapshot does not
-// show: a key that is taken and a row that is referenced, too. On copies of the tables, as the snapshot
-// has them, such a statement succeeds.
+// mayBeConflict reports whether an error may come of a change that the transaction's snapshot does
+// not show: a key that is taken and a row that is referenced, too. On copies of the tables, as the
+// snapshot has them, such a statement succeeds.
 func mayBeConflict(e *pgproto3.ErrorResponse, canceled bool) bool {
 	switch e.Code {
 	case "23503":

@@ -22,6 +22,7 @@ func TestAsConflict(t *testing.T) {
 		"a wait for a row":            {e: pgproto3.ErrorResponse{Code: "55P03", Message: "canceling statement due to lock timeout", Where: locking}, want: rules.ErrConflict},
 		"a wait for a table":          {e: pgproto3.ErrorResponse{Code: "55P03", Message: "canceling statement due to lock timeout"}, want: rules.ErrSchemaConflict},
 		"a second wait for a row":     {e: pgproto3.ErrorResponse{Code: "57014", Message: "canceling statement due to user request", Where: locking}, want: rules.ErrConflict},
+		"a wait to extend a table":    {e: pgproto3.ErrorResponse{Code: "57014", Message: "canceling statement due to user request", Where: "COPY big, line 337"}, want: rules.ErrConflict},
 		"a cancel in a wait":          {e: pgproto3.ErrorResponse{Code: "57014", Message: "canceling statement due to user request", Where: locking}, cancelled: true},
 		"a cancel":                    {e: pgproto3.ErrorResponse{Code: "57014", Message: "canceling statement due to user request"}, cancelled: true},
 		"a name that is taken":        {e: pgproto3.ErrorResponse{Code: "23505", SchemaName: "pg_catalog"}, want: rules.ErrSchemaConflict},

@@ -14,10 +14,11 @@ import (
 var CatalogSQL string
 
 // lose makes the transaction one that has lost, because of a statement that conflicts with another
-// transaction. It makes copies of the tables that the transaction has written and that the statement is
-// about, and of all that foreign keys link with them. The copies hold what the transaction sees, and
-// nobody else sees them. From then on the names of these tables mean the copies. All that was written
-// to the tables themselves is rolled back, so a transaction that has lost is in nobody's way.
+// transaction. It makes copies of the tables that the transaction has written and that the
+// statement is about, and of all that foreign keys link with them. The copies hold what the
+// transaction sees, and nobody else sees them. From then on the names of these tables mean the
+// copies. All that was written to the tables themselves is rolled back, so a transaction that has
+// lost is in nobody's way.
 //
 // ok is false if that does not work, and PostgreSQL has failed the transaction.
 func (r *requests) lose(st *rules.Statement) (ok bool, err error) {

@@ -11,22 +11,32 @@ import (
 // concerned, the direction to PostgreSQL sends something else than the client did, and leaves a
 // rewrite for the direction to the client.
 //
-// A transaction is in one of these states:
+// A transaction is in one of these states. "Sees" is the status that the client has been told, "has"
+// is PostgreSQL's.
 //
-//	state      client sees  PostgreSQL has            ended by
-//	none       I            I                         BEGIN: open. A simple query that changes something: implicit
-//	implicit   I            T, a block of ours        our COMMIT or ROLLBACK: none
-//	open       T            T                         COMMIT, ROLLBACK: none. Any error: failed. A row that
-//	                                                  another transaction changed: lost. A schema change that is
-//	                                                  committed elsewhere: outdated, or displaced if it waits
-//	lost       T            T, with copies of tables  COMMIT: OC000, none. ROLLBACK: none. Any error: failed
-//	outdated   T            T                         COMMIT: OC001, none. ROLLBACK: none. Any error: failed.
-//	                                                  A schema change that waits: displaced
-//	displaced  T            T, an empty transaction   COMMIT: OC001, none. ROLLBACK: none. Anything else: OC001, failed
-//	failed     E            E                         COMMIT, ROLLBACK: none
+//	state      sees  has  ends by
+//	none       I     I    BEGIN: open
+//	                      a simple query that changes something: implicit
+//	implicit   I     T    our COMMIT or ROLLBACK of the block, which is ours: none
+//	open       T     T    COMMIT, ROLLBACK: none
+//	                      a statement that conflicts with another transaction: lost
+//	                      a schema change elsewhere of what it has used: outdated
+//	                      a schema change elsewhere that waits for its locks: displaced
+//	                      any error: failed
+//	lost       T     T    COMMIT: OC000, none; ROLLBACK: none
+//	                      a schema change elsewhere that waits for its locks: displaced
+//	                      any error: failed
+//	outdated   T     T    COMMIT: OC001, none; ROLLBACK: none
+//	                      a schema change elsewhere that waits for its locks: displaced
+//	                      any error: failed
+//	displaced  T     T    COMMIT: OC001, none; ROLLBACK: none
+//	                      any other statement: OC001, failed
+//	failed     E     E    COMMIT, which is a ROLLBACK, and ROLLBACK: none
 //
-// lost, outdated and displaced have a verdict. A series of extended-query messages that is outside of
-// a block is PostgreSQL's own implicit transaction, up to Sync.
+// lost, outdated and displaced are told by the verdict, which is COMMIT's answer. A transaction that
+// has lost works on copies of its tables, see requests.lose. One that is displaced is a new, empty
+// transaction for PostgreSQL. Outside of a block, a series of extended-query messages is
+// PostgreSQL's own implicit transaction, up to Sync.
 type exchange struct {
 	host Host
 
@@ -49,8 +59,8 @@ type exchange struct {
 	guard        *guard // of the statement that runs, nil without
 	heldTag      []byte // a CommandComplete that waits for its commit
 
-	// tooManyRows: the client has been told that the rows are too many, and that its transaction has
-	// failed. PostgreSQL has not heard of it yet.
+	// tooManyRows: the client has been told that the rows are too many, and that its transaction
+	// has failed. PostgreSQL has not heard of it yet.
 	tooManyRows bool
 
 	transactionID int                     // counts transaction blocks
@@ -133,8 +143,8 @@ func (x *exchange) currentStatus() byte {
 	return x.status
 }
 
-// currentVerdict returns what COMMIT is to be answered with, or nil, and whether that holds for every
-// other statement too.
+// currentVerdict returns what COMMIT is to be answered with, or nil, and whether that holds for
+// every other statement too.
 func (x *exchange) currentVerdict() (verdict *pgproto3.ErrorResponse, displaced bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

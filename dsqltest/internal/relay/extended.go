@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// maxName is the longest name of a prepared statement or portal that is looked at, in bytes. Those
-	// of clients have some 60.
+	// maxName is the longest name of a prepared statement or portal that is looked at, in bytes.
+	// Those of clients have some 60.
 	maxName = 500
 
-	// copyStatement is the prepared statement that stands for one of the client's which names a copied
-	// table with its schema.
+	// copyStatement is the prepared statement that stands for one of the client's which names a
+	// copied table with its schema.
 	copyStatement = "dsqltest copy"
 )
 
@@ -224,7 +224,8 @@ func (r *requests) failSeries(e *pgproto3.ErrorResponse) error {
 	return r.send(&pgproto3.Parse{Query: invalidSQL})
 }
 
-// sync handles a Sync message, which is the commit of what was changed outside of a transaction block.
+// sync handles a Sync message, which is the commit of what was changed outside of a transaction
+// block.
 func (r *requests) sync(size int) error {
 	message, err := r.read(size)
 	if err != nil {

@@ -30,8 +30,8 @@ func (fakeHost) Unblock() func()               { return func() {} }
 func (fakeHost) SchemaOutdated(*rules.Statement) bool   { return false }
 func (fakeHost) SchemaChanging(*rules.Statement) func() { return nil }
 
-// FuzzStream: what a client sends is handed on message by message, byte for byte, up to the first that
-// is none; names are looked at on the way and are part of what passes.
+// FuzzStream: what a client sends is handed on message by message, byte for byte, up to the first
+// that is none; names are looked at on the way and are part of what passes.
 func FuzzStream(f *testing.F) {
 	f.Add([]byte("Q\x00\x00\x00\x0dselect 1\x00S\x00\x00\x00\x04"), uint32(1<<20))
 	f.Add([]byte("P\x00\x00\x00\x13name\x00select 1\x00\x00\x00B\x00\x00\x00\x0fportal\x00name\x00"), uint32(1<<20))
@@ -100,8 +100,8 @@ func FuzzReadMessage(f *testing.F) {
 	})
 }
 
-// FuzzResponses: what PostgreSQL answers reaches the client byte for byte where no rule comes in between. A
-// response that is dropped shows nothing, and too many rows are reported once.
+// FuzzResponses: what PostgreSQL answers reaches the client byte for byte where no rule comes in
+// between. A response that is dropped shows nothing, and too many rows are reported once.
 func FuzzResponses(f *testing.F) {
 	const drop, withholdReady, withholdTag, hideBlock, replacement, offset, committing = 1, 2, 4, 8, 16, 32, 64
 	update := "C\x00\x00\x00\x10UPDATE 2000\x00"

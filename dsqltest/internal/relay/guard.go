@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// guard is around a statement that may turn out to conflict with another transaction. The client gets
-// nothing of such a statement before it is known to succeed: if it conflicts, it runs again.
+// guard is around a statement that may turn out to conflict with another transaction. The client
+// gets nothing of such a statement before it is known to succeed: if it conflicts, it runs again.
 type guard struct {
 	tags     int                     // CommandCompletes of statements of ours that come first
 	before   int                     // pending responses to earlier messages
@@ -48,9 +48,9 @@ func (r *requests) nextSavepoint() []string {
 	return []string{releaseStatementSavepoint, setStatementSavepoint}
 }
 
-// guards reports whether a statement needs a guard: it may meet rows of another transaction, and its
-// own transaction goes on afterwards. In autocommit the statement itself fails, and on copies there are
-// no rows of others.
+// guards reports whether a statement needs a guard: it may meet rows of another transaction, and
+// its own transaction goes on afterwards. In autocommit the statement itself fails, and on copies
+// there are no rows of others.
 func (r *requests) guards(st *rules.Statement) bool { return r.meetsOthers(st) && !r.hasLost() }
 
 // meetsOthers reports whether a statement of a transaction block writes or locks rows.
@@ -115,8 +115,8 @@ func (r *requests) runOnCopies(st *rules.Statement, e rewrite) error {
 	return r.ask(r.text(st), e)
 }
 
-// executeGuarded handles the Execute of a statement that has a guard. A Sync that came with it is sent
-// with it: a round trip less to PostgreSQL.
+// executeGuarded handles the Execute of a statement that has a guard. A Sync that came with it is
+// sent with it: a round trip less to PostgreSQL.
 func (r *requests) executeGuarded(p *portal, execute []byte) error {
 	p.guarded = false // what is left of it, after a row limit, cannot run again
 	st := p.statement.parsed

@@ -27,8 +27,8 @@ type Host interface {
 	SchemaOutdated(*rules.Statement) bool
 	CatchUpSchema() // the session knows of all changes so far
 
-	// SchemaChanging is called before the commit of a schema change. The function that it returns is
-	// called once PostgreSQL has made the commit.
+	// SchemaChanging is called before the commit of a schema change. The function that it returns
+	// is called once PostgreSQL has made the commit.
 	SchemaChanging(*rules.Statement) (committed func())
 
 	// Unblock displaces the transactions that a schema change waits for, until stop is called.

@@ -20,8 +20,8 @@ type Relay struct {
 	from     *bufio.Reader // the backend
 }
 
-// New returns a Relay between a client and a backend, which are both logged in. The readers may hold
-// what the connections have sent already.
+// New returns a Relay between a client and a backend, which are both logged in. The readers may
+// hold what the connections have sent already.
 func New(host Host, client net.Conn, fromClient *bufio.Reader, backend net.Conn, fromBackend *bufio.Reader) *Relay {
 	x := newExchange(host)
 	to := bufio.NewWriterSize(backend, requestBuffer)
@@ -70,10 +70,10 @@ func (r *Relay) Outdate(transaction int) {
 	}
 }
 
-// Displace takes the locks of the client's transaction away: a schema change waits for them. Where the
-// client is between two statements, the transaction is rolled back and all that the client may still
-// do is to learn of it. A statement that runs is cancelled by cancel, if running says so. Neither is
-// done to a transaction that is about to end.
+// Displace takes the locks of the client's transaction away: a schema change waits for them. Where
+// the client is between two statements, the transaction is rolled back and all that the client may
+// still do is to learn of it. A statement that runs is cancelled by cancel, if running says so.
+// Neither is done to a transaction that is about to end.
 func (r *Relay) Displace(running bool, cancel func()) {
 	x := r.exchange
 	x.mu.Lock()

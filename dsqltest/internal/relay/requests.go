@@ -110,12 +110,14 @@ func (r *requests) begin(open bool) error {
 		return nil
 	}
 	var status byte
+	var failed bool  // so PostgreSQL may have read over what was to be prepared
 	var unaware bool // PostgreSQL does not know of a failure that the client has been told of
 	err := r.wait(func() bool {
 		if r.pendingReady > 0 || r.seized {
 			return false
 		}
-		status, unaware = r.status, r.status == 'T' && (r.failed || r.tooManyRows)
+		status, failed = r.status, r.failed
+		unaware = status == 'T' && (failed || r.tooManyRows)
 		r.working, r.open, r.failed, r.tooManyRows, r.interrupted, r.rewrite = true, true, false, false, false, rewrite{}
 		return true
 	})
@@ -123,6 +125,9 @@ func (r *requests) begin(open bool) error {
 		return err
 	}
 	r.extended, r.skipping = true, false
+	if failed {
+		clear(r.injected)
+	}
 	if unaware {
 		if err := r.ask(invalidSQL, rewrite{drop: true}); err != nil {
 			return err
@@ -166,7 +171,8 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	if r.transaction.Failed || st.Kind == rules.Commit || st.Kind == rules.Rollback {
 		return nil
 	}
-	if verdict, displaced := r.currentVerdict(); displaced {
+	verdict, displaced := r.currentVerdict()
+	if displaced {
 		r.host.SchemaConflicted()
 		return verdict
 	}
@@ -175,7 +181,7 @@ func (r *requests) refuse(st *rules.Statement) *pgproto3.ErrorResponse {
 	}
 	switch st.Kind {
 	case rules.Read, rules.Write, rules.DDL:
-		if r.host.SchemaOutdated(st) {
+		if verdict == nil && r.host.SchemaOutdated(st) {
 			r.host.SchemaConflicted()
 			return rules.ErrSchemaConflict
 		}

@@ -88,8 +88,8 @@ func (x *exchange) responded() {
 	}
 }
 
-// hold keeps a message until the guarded statement is known to succeed. For CopyData, the client has to
-// be asked at once.
+// hold keeps a message until the guarded statement is known to succeed. For CopyData, the client
+// has to be asked at once.
 func (r responses) hold(kind byte, size int) error {
 	message, err := r.read(size)
 	if err != nil {
@@ -144,8 +144,8 @@ func (r responses) handleEnd(kind byte, size int) error {
 	return err
 }
 
-// noteCommit tells the host of a commit that PostgreSQL has made, before the client can know. The host
-// may look at other sessions, so it must not be called with the lock of this one.
+// noteCommit tells the host of a commit that PostgreSQL has made, before the client can know. The
+// host may look at other sessions, so it must not be called with the lock of this one.
 func (x *exchange) noteCommit(kind byte, message []byte) {
 	x.mu.Lock()
 	committed := x.committing && (kind == 'C' && commandTag(message) == "COMMIT" || kind == 'Z' && !x.failed)
@@ -217,8 +217,8 @@ func (x *exchange) commandComplete(message []byte) []byte {
 	return append(held, message...)
 }
 
-// changedRows reads a command's tag. That of COPY is the same both ways; from the client it follows on
-// CopyData.
+// changedRows reads a command's tag. That of COPY is the same both ways; from the client it follows
+// on CopyData.
 func changedRows(tag string, copiedIn bool) int {
 	command, _, _ := strings.Cut(tag, " ")
 	switch command {

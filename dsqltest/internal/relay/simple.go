@@ -36,9 +36,9 @@ func (r *requests) query(message []byte) error {
 	return err
 }
 
-// step has one statement of a simple query run. What changes something outside of a transaction block
-// gets a block of its own, whose COMMIT is then like any other. The query goes on if all is well and e
-// withholds ReadyForQuery for it.
+// step has one statement of a simple query run. What changes something outside of a transaction
+// block gets a block of its own, whose COMMIT is then like any other. The query goes on if all is
+// well and e withholds ReadyForQuery for it.
 func (r *requests) step(st *rules.Statement, query []byte, e rewrite) (proceed bool, err error) {
 	if refusal := r.refuse(st); refusal != nil {
 		return false, r.answer(st, refusal)
@@ -110,8 +110,8 @@ func (r *requests) commits(st *rules.Statement) bool {
 	return st.Kind == rules.Commit && (r.transaction.Explicit || r.transaction.Implicit) && !r.transaction.Failed
 }
 
-// answer gives the client a refusal for a simple query. One for COMMIT ends the transaction, as every
-// COMMIT does that fails.
+// answer gives the client a refusal for a simple query. One for COMMIT ends the transaction, as
+// every COMMIT does that fails.
 func (r *requests) answer(st *rules.Statement, refusal *pgproto3.ErrorResponse) error {
 	if r.commits(st) {
 		return r.rollBack(rewrite{replacement: refusal})

@@ -12,8 +12,8 @@ const (
 	// HeaderSize is that of the type byte and the length, of every message after the login.
 	HeaderSize = 5
 
-	// maxRequest is the longest message that a client may send. DSQL ends the connection on a longer
-	// one and says nothing.
+	// maxRequest is the longest message that a client may send. DSQL ends the connection on a
+	// longer one and says nothing.
 	maxRequest = 10 << 20
 
 	// maxResponse is above the longest message that PostgreSQL can make (MaxAllocSize).

@@ -65,7 +65,8 @@ func show(ctx context.Context, out io.Writer, config dsql.Config) error {
 		return err
 	}
 
-	queries := bank.New(pool)
+	// Single queries are tried again too: after a conflict, or when the schema was changed.
+	queries := bank.New(dsqltx.Runner{}.Wrap(pool))
 	for owner, balance := range map[string]int64{"ada": 100, "grace": 50} {
 		if err := queries.OpenAccount(ctx, bank.OpenAccountParams{Owner: owner, Balance: balance}); err != nil {
 			return err
