@@ -84,7 +84,7 @@ func TestFailedIndex(t *testing.T) {
 	require.Equal(t, []int64{0}, versions(t, db))
 	require.False(t, valid(t, db, "t_n"))
 
-	_, err = db.ExecContext(t.Context(), "delete from t")
+	_, err = dsqltx.ExecSQL(t.Context(), db, "delete from t") // again, where the index has changed t
 	require.NoError(t, err)
 	require.NoError(t, up(t.Context(), provider))
 	require.Equal(t, []int64{0, 1}, versions(t, db))

@@ -75,7 +75,7 @@ func TestSpans(t *testing.T) {
 			selects++
 		}
 	}
-	require.Equal(t, 2, selects, "one of each attempt")
+	require.Equal(t, 3, selects, "one to describe the statement, and one of each attempt")
 
 	spans.Reset()
 	server.RefuseNext(1, dsqltest.RefuseAccess)

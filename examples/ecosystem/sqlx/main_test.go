@@ -82,6 +82,8 @@ func TestDefaults(t *testing.T) {
 		_, err = db.Exec("update counters set n = 1")
 		require.NoError(t, err)
 		_, err = tx.Exec("update counters set n = $1", n+1)
+		require.NoError(t, err)
+		err = tx.Commit()
 		requireCode(t, err, "40001", "OC000")
 		require.True(t, dsqltx.IsConflict(err))
 	})
