@@ -66,7 +66,7 @@ bench: setup ## measure what is claimed, side by side; bench.json is for machine
 	$(GO) run ./bench -json bench.json
 
 soak: setup ## read and write under every fault for DURATION (10m), from SEED (a new one)
-	$(GO) test $(RACE) -run '^TestSoak$$' -v -timeout 0 . -soak.duration $(DURATION) -soak.seed $(SEED)
+	$(GO) test $(RACE) -run '^TestSoak$$' -v -timeout 0 . ./dsqlproxy -soak.duration $(DURATION) -soak.seed $(SEED)
 
 fuzz: ## run every fuzz target for FUZZTIME (30s), and name those that failed
 	@failed=; for pkg in $$($(GO) list ./...); do \

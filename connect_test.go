@@ -635,6 +635,21 @@ func TestCancelRequest(t *testing.T) {
 	}
 }
 
+// Cancel requests count as new connections, so that many at once do not use up the cluster's quota.
+func TestCancelRequestsArePaced(t *testing.T) {
+	s := dsqltest.New(t)
+	c := s.Config()
+	c.ConnectRate, c.ConnectBurst = 0.01, 2
+	conn, err := dsql.Connect(t.Context(), c)
+	require.NoError(t, err)
+	defer conn.Close(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, conn.PgConn().CancelRequest(ctx))
+	require.ErrorContains(t, conn.PgConn().CancelRequest(ctx), "too many new connections from this process")
+	require.Len(t, s.Attempts(), 2)
+}
+
 // The login sends the startup message that pgx wrote, so a later pgx may write more parameters.
 func TestConnectSendsPgxStartupMessage(t *testing.T) {
 	for name, early := range map[string]bool{"token after it": false, "token with it": true} {

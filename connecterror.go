@@ -14,8 +14,10 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/dsqlgo/dsql/internal/httpproxy"
 	"github.com/dsqlgo/dsql/internal/login"
 	"github.com/dsqlgo/dsql/internal/refusal"
+	"github.com/dsqlgo/dsql/internal/transport"
 )
 
 // These phases come before those of a login.Attempt.
@@ -24,23 +26,22 @@ const (
 	phaseToken  login.Phase = "getting a token"
 )
 
-// errNoSlot means that the pacer has no slot before the deadline.
-var errNoSlot = errors.New("too many new connections from this process")
-
 // connectError says why connecting failed. errors.Is and errors.As find the errors of this package
 // and the causes. There is one exception, a net.Error: for one that timed out, pgconn would replace
 // the text of this error by "timeout".
 type connectError struct {
-	phase   login.Phase
-	address string // that was dialled
-	sni     string
-	cause   error
-	kind    refusal.Kind // RateExceeded also if the pacer had no slot
-	advice  string
-	token   *Token        // that was used
-	paced   bool          // the pacer delayed the attempt
-	timeout time.Duration // the time for the attempt, if that ended it
-	ctxErr  error         // the context's error, if that ended the attempt
+	phase     login.Phase
+	transport transport.Transport
+	named     bool   // the text names the transport, since it is not the usual one
+	address   string // that was dialled
+	sni       string
+	cause     error
+	kind      refusal.Kind // RateExceeded also if the pacer had no slot
+	advice    string
+	token     *Token        // that was used
+	timeout   time.Duration // the time for the attempt, if that ended it
+	ctxErr    error         // the context's error, if that ended the attempt
+	other     *connectError // the last attempt by the other transport, if the network stopped both
 
 	attempts int
 	elapsed  time.Duration
@@ -95,8 +96,11 @@ func (e *connectError) endedBy(ctx context.Context) *connectError {
 	return &ended
 }
 
-// isTransient reports whether another attempt may succeed.
+// isTransient reports whether another attempt may succeed. It does not if e is nil.
 func (e *connectError) isTransient() bool {
+	if e == nil {
+		return false
+	}
 	var pgErr *pgconn.PgError
 	if errors.As(e.cause, &pgErr) {
 		return e.kind.Transient()
@@ -114,7 +118,13 @@ func (e *connectError) Error() string {
 	} else {
 		fmt.Fprintf(&b, "dsql: %s failed", e.phase)
 	}
+	if e.named {
+		fmt.Fprintf(&b, " over %s", e.transport)
+	}
 	fmt.Fprintf(&b, ": %s (SNI %s): %s", e.address, e.sni, e.reason())
+	if o := e.other; o != nil {
+		fmt.Fprintf(&b, "; %s failed over %s: %s: %s", o.phase, o.transport, o.address, o.reason())
+	}
 	if e.attempts > 1 {
 		fmt.Fprintf(&b, ", after %d attempts in %s", e.attempts, e.elapsed.Round(time.Millisecond))
 	}
@@ -173,14 +183,23 @@ func isTransient(phase login.Phase, err error) bool {
 		parse   *net.ParseError
 		op      *net.OpError
 		network net.Error
+		proxy   *httpproxy.StatusError
+
+		certificate *tls.CertificateVerificationError
 	)
 	switch {
 	case phase == phaseToken:
 		return false
 	case errors.As(err, &dns):
 		return !dns.IsNotFound
-	case errors.As(err, &address), errors.As(err, &parse):
+	case errors.As(err, &address), errors.As(err, &parse), errors.As(err, &certificate):
 		return false
+	case errors.As(err, &proxy):
+		return isTransientStatus(proxy.Code)
+	case errors.Is(err, httpproxy.ErrEnvironment):
+		return false
+	case phase == login.PhaseUpgrade:
+		return isTransientUpgrade(err)
 	case errors.As(err, &op) && op.Op == "remote error":
 		return false // a TLS alert; with TLS 1.3 it may come during the login
 	case phase == login.PhaseTLS:

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/dsqlgo/dsql/internal/awsconfig"
-	"github.com/dsqlgo/dsql/internal/configerr"
 	"github.com/dsqlgo/dsql/internal/login"
 )
 
@@ -23,11 +22,19 @@ type connector struct {
 	tokens    *TokenSource
 	user      string // of the tokens
 	dial      pgconn.DialFunc
+	transport string
 	pacer     *pacer // nil means no limit
 	earlyAuth bool
 	observer  observer
 
 	earlyRefused atomic.Bool // the server did not accept an early token
+
+	// For the transports "websocket" and "auto", which pgx sets up no TLS for:
+	tls           *tls.Config
+	sslRequest    bool
+	webSocketDial pgconn.DialFunc
+	isProxied     func(address string) bool // by webSocketDial
+	samePort      bool                      // DialAddress has a port, so "auto" uses it for both
 }
 
 // newConnector checks c, and resolves its names and credentials.
@@ -50,6 +57,7 @@ func newConnector(ctx context.Context, c Config) (*connector, error) {
 	if k.dial == nil {
 		k.dial = defaultDialFunc()
 	}
+	k.setTransport(c)
 	lifetime := c.TokenLifetime
 	if lifetime == 0 {
 		lifetime = defaultTokenLifetime
@@ -93,40 +101,13 @@ func (c Config) resolveEndpoint(ctx context.Context) (Endpoint, *aws.Config, err
 // error.
 func (k *connector) afterNetConnect(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 	return login.NewConn(ctx, conn, func(ctx context.Context, startup []byte) (*login.Session, error) {
-		attempt, address, opened, err := k.newAttempt(config, conn)
+		routes, opened, err := k.newRoutes(config, conn)
 		if err != nil {
 			return nil, err
 		}
-		loop := connectLoop{connector: k, attempt: attempt, address: address, startup: startup}
+		loop := connectLoop{connector: k, routes: routes, startup: startup}
 		return loop.run(ctx, opened)
 	}), nil
-}
-
-// newAttempt derives an attempt from pgx's config, which users may have changed after ConnConfig
-// returned it. If a user's ConnConfig.DialFunc opened a TCP connection, that is opened; otherwise
-// opened is nil.
-func (k *connector) newAttempt(config *pgconn.Config, conn net.Conn) (a *login.Attempt, address string, opened net.Conn, err error) {
-	tlsConn, ok := conn.(*tls.Conn)
-	if !ok {
-		return nil, "", nil, configerr.New("ConnConfig.TLSConfig", "(or that of a fallback) was set to nil, but DSQL requires TLS; keep the one that ConnConfig returned")
-	}
-	if err := k.validateConnConfig(config); err != nil {
-		return nil, "", nil, err
-	}
-	a = &login.Attempt{
-		TLS:        config.TLSConfig,
-		SSLRequest: config.SSLNegotiation != "direct",
-		EarlyToken: k.earlyAuth && !k.earlyRefused.Load(),
-	}
-	dial, network := config.DialFunc, ""
-	if lazy, ok := tlsConn.NetConn().(*lazyConn); ok {
-		dial, network, address = k.dial, lazy.network, lazy.address
-	} else {
-		opened = tlsConn.NetConn()
-		network, address = pgconn.NetworkAddress(config.Host, config.Port)
-	}
-	a.Dial = func(ctx context.Context) (net.Conn, error) { return dial(ctx, network, address) }
-	return a, address, opened, nil
 }
 
 // tunedPoolConfig returns a PoolConfig whose ConnConfig tune has changed.

@@ -3,6 +3,8 @@ package dsql
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -40,6 +42,8 @@ func skipLookup(_ context.Context, host string) ([]string, error) { return []str
 type lazyConn struct {
 	ctx     context.Context // of the call to DialFunc; limits the dial
 	dial    pgconn.DialFunc
+	secured bool   // dial sets up TLS
+	pacer   *pacer // nil means no limit
 	network string
 	address string
 
@@ -51,13 +55,13 @@ type lazyConn struct {
 	answer     bool // pgx has not read its answer yet
 }
 
-// lazyDial returns the DialFunc for pgx.
-func lazyDial(dial pgconn.DialFunc) pgconn.DialFunc {
+// lazyDial returns the DialFunc for pgx. If secured, dial sets up TLS itself, and pgx does not.
+func (k *connector) lazyDial(dial pgconn.DialFunc, secured bool) pgconn.DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if network == login.FailedNetwork {
 			return nil, net.ErrClosed
 		}
-		return &lazyConn{ctx: ctx, dial: dial, network: network, address: address}, nil
+		return &lazyConn{ctx: ctx, dial: dial, secured: secured, pacer: k.pacer, network: network, address: address}, nil
 	}
 }
 
@@ -69,11 +73,22 @@ func (c *lazyConn) Write(b []byte) (int, error) {
 		return len(b), nil
 	}
 	c.mu.Unlock()
+	// Without TLS of its own, pgx would also write a password to any server. That is only possible
+	// if a user replaced the login.
+	if c.secured && !isCancelRequest(b) {
+		return 0, errors.New("dsql: ConnConfig.AfterNetConnect was replaced, which makes the login; call the previous one first")
+	}
 	conn, err := c.open()
 	if err != nil {
 		return 0, err
 	}
 	return conn.Write(b)
+}
+
+// isCancelRequest reports whether b begins with the code of a CancelRequest (PostgreSQL docs, "Message
+// Formats").
+func isCancelRequest(b []byte) bool {
+	return len(b) >= 8 && binary.BigEndian.Uint32(b[4:]) == 80877102
 }
 
 func (c *lazyConn) Read(b []byte) (int, error) {
@@ -92,7 +107,8 @@ func (c *lazyConn) Read(b []byte) (int, error) {
 	return conn.Read(b)
 }
 
-// open dials, unless it did before.
+// open dials, unless it did before. A cancel request counts as a new connection: when a process
+// cancels many queries at once, the requests wait for their slots like others.
 func (c *lazyConn) open() (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,6 +117,13 @@ func (c *lazyConn) open() (net.Conn, error) {
 	}
 	if c.conn != nil {
 		return c.conn, nil
+	}
+	if c.pacer != nil {
+		slot, err := c.pacer.wait(c.ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer c.pacer.release(slot, answerAccepted)
 	}
 	conn, err := c.dial(c.ctx, c.network, c.address)
 	if err != nil {

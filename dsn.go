@@ -27,6 +27,7 @@ import (
 //	user               User
 //	dbname, database   Database
 //	cluster_id, region, dial_address, server_name
+//	transport          Transport; tcp, websocket or auto
 //	profile, role_arn, role_session_name, external_id
 //	token_lifetime     TokenLifetime; a Go duration or whole seconds, 1 s to 7 days
 //	sslrootcert        RootCAs; a PEM file, which ParseConfig reads, or "system"

@@ -35,7 +35,8 @@ type Config struct {
 	// It may end in a port ("name:5433", "[::1]:5433"), if Port is 0 or the same.
 	Host string
 
-	// Port is the TCP port to dial at Host, 1 to 65535; 0 means 5432.
+	// Port is the TCP port to dial at Host, 1 to 65535; 0 means 5432, or 443 for a WebSocket. If
+	// Transport is "auto", it is the port of "tcp"; a WebSocket uses 443.
 	Port uint16
 
 	// ClusterID is the cluster's 26-character ID. It is needed if Host does not contain it, and
@@ -47,11 +48,21 @@ type Config struct {
 	Region string
 
 	// DialAddress is the "host:port" to dial instead of Host: the local end of an SSH or SSM
-	// tunnel, or a TCP proxy. Without a port, Port is used.
+	// tunnel, or a TCP proxy. Without a port, Port is used. With one, both transports of "auto" use
+	// it.
 	DialAddress string
 
 	// ServerName replaces the SNI and token host that are derived from Host.
 	ServerName string
+
+	// Transport is how PostgreSQL's protocol travels: "tcp", also if it is empty; "websocket", in
+	// the frames of a WebSocket inside TLS on port 443, which is HTTPS to a network; or "auto", by
+	// TCP, and by WebSocket where the network stops TCP or TLS on its port. It costs one round trip
+	// more to open a WebSocket.
+	//
+	// A WebSocket, and nothing else, goes through the HTTP proxy that HTTPS_PROXY names. To say no,
+	// list what is dialled in NO_PROXY, or set DialFunc. See net/http.ProxyFromEnvironment.
+	Transport string
 
 	// User is the database role; empty means "admin". Tokens are signed for the action
 	// DbConnectAdmin if it is "admin", and for DbConnect otherwise.
@@ -97,9 +108,12 @@ type Config struct {
 	// ConnectTimeout limits one connect, retries and waiting included; 0 means 30 s.
 	ConnectTimeout time.Duration
 
-	// ConnectRate and ConnectBurst limit the new connections to a cluster from this process, to
-	// so many a second after a burst. 0 means 100 and 1,000, the quotas that the AWS guide states.
-	// A negative ConnectRate removes the limit.
+	// ConnectRate and ConnectBurst limit the new connections from this process to the cluster, to so
+	// many a second after a burst. They are shared by all Configs of the process for the cluster: the
+	// slowest rate and the smallest burst that any of them sets count. 0 sets nothing; if no Config
+	// sets them, they are 100 and 1,000, the quotas that the AWS guide states. Connections of a
+	// Config with a negative ConnectRate are not limited. If the server refuses connections, because
+	// other processes use the same quota, this one becomes slower by itself.
 	ConnectRate  float64
 	ConnectBurst int
 
@@ -139,7 +153,8 @@ func (c Config) Endpoint(ctx context.Context) (Endpoint, error) {
 // ConnConfig returns the configuration that pgx connects with. It stays valid for the life of the
 // program: each connect uses a current token, and none is stored in it. Its fields may be changed
 // before it is used, within these limits:
-//   - TLS stays on and verified, for the same server name.
+//   - TLS stays on and verified, for the same server name. With Transport "websocket" or "auto", it is
+//     not pgx that sets it up: TLSConfig is nil and stays so, and DialFunc stays the same.
 //   - User stays "admin", or stays another role; tokens for the two differ.
 //   - A func in AfterNetConnect must call the one that was there, which makes the login. (Connect,
 //     NewPool and NewConnector take care of that for funcs that are set in tune.)
@@ -167,5 +182,12 @@ func Connect(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*pgx
 	if err != nil {
 		return nil, err
 	}
-	return pgx.ConnectConfig(ctx, pool.ConnConfig)
+	conn, err := pgx.ConnectConfig(ctx, pool.ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if err := runAfterConnect(ctx, conn); err != nil {
+		return nil, err
+	}
+	return conn, nil
 }

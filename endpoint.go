@@ -10,8 +10,6 @@ import (
 	"github.com/dsqlgo/dsql/internal/connstring"
 )
 
-const defaultPort = 5432
-
 // Endpoint is what the names in a Config mean: the address to dial, and the name to send to the
 // server. The two differ behind a VPC endpoint without private DNS, in a tunnel and behind a proxy.
 type Endpoint struct {
@@ -47,15 +45,14 @@ func resolveNames(c Config, awsRegion func() (string, error)) (Endpoint, error) 
 	if port != 0 && c.Port != 0 && port != c.Port {
 		return Endpoint{}, configerr.New("Port", "is %d, but Host ends in :%d; set one of them, or both to the same port", c.Port, port)
 	}
-	if port = max(port, c.Port); port == 0 {
-		port = defaultPort
-	}
+	port = max(port, c.Port)
 	parts, err := parseName("Host", host)
 	if err != nil {
 		return Endpoint{}, err
 	}
 	dialHost := host
 	bareID := host == parts.clusterID
+	dialPortGiven := false
 
 	serverName, err := resolveServerName(c, host, &parts, awsRegion)
 	if err != nil {
@@ -70,8 +67,14 @@ func resolveNames(c Config, awsRegion func() (string, error)) (Endpoint, error) 
 			return Endpoint{}, err
 		}
 		if dialPort != 0 {
-			port = dialPort
+			port, dialPortGiven = dialPort, true
 		}
+	}
+	if port == 0 {
+		port = c.defaultPort()
+	}
+	if c.Transport == transportWebSocket && port == tcpPort && !dialPortGiven {
+		return Endpoint{}, configerr.New("Port", "is 5432, where a cluster does not take WebSockets; remove it for 443")
 	}
 	return Endpoint{
 		DialAddress: net.JoinHostPort(dialHost, strconv.Itoa(int(port))),

@@ -7,14 +7,16 @@ import (
 	"time"
 
 	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/transport"
 )
 
 // RetryEvent describes an attempt to connect that failed and will be repeated.
 type RetryEvent struct {
-	Attempt int           // its number, from 1
-	Err     error         // why it failed
-	Wait    time.Duration // the backoff before the next attempt; ConnectRate may add to it
-	Elapsed time.Duration // since the first attempt began
+	Attempt   int           // its number, from 1
+	Transport string        // "tcp" or "websocket"; that of the next attempt may be another
+	Err       error         // why it failed
+	Wait      time.Duration // the backoff before the next attempt; ConnectRate may add to it
+	Elapsed   time.Duration // since the first attempt began
 }
 
 // TokenEvent describes a signing.
@@ -51,8 +53,12 @@ func (o observer) retry(ctx context.Context, e RetryEvent) {
 	if errors.Is(e.Err, ErrClusterWaking) || errors.Is(e.Err, login.ErrTokenUnread) {
 		level = slog.LevelDebug // to be expected
 	}
-	o.log.Log(ctx, level, "dsql: retrying to connect", "attempt", e.Attempt, "wait", e.Wait, "elapsed", e.Elapsed, "error", e.Err)
+	o.log.Log(ctx, level, "dsql: retrying to connect", "attempt", e.Attempt, "transport", e.Transport, "wait", e.Wait, "elapsed", e.Elapsed, "error", e.Err)
 	o.onRetry(e)
+}
+
+func (o observer) connected(ctx context.Context, t transport.Transport, attempts int, took time.Duration) {
+	o.log.DebugContext(ctx, "dsql: connected", "transport", string(t), "attempts", attempts, "took", took)
 }
 
 func (o observer) logToken(ctx context.Context, e TokenEvent) {

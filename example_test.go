@@ -97,6 +97,25 @@ func ExampleOpenDB() {
 	// Output: 42
 }
 
+func ExampleAfterConnect() {
+	ctx := context.Background()
+	db, err := dsql.OpenDB(ctx, server.Config(), dsql.AfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "set application_name = 'reports'") // or register types
+		return err
+	}))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer db.Close()
+
+	var name string
+	if err := db.QueryRowContext(ctx, "show application_name").Scan(&name); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(name)
+	// Output: reports
+}
+
 func ExampleNewConnector() {
 	ctx := context.Background()
 	connector, err := dsql.NewConnector(ctx, server.Config(), func(cc *pgx.ConnConfig) {
@@ -370,7 +389,7 @@ func Example_errors() {
 	case errors.Is(err, dsql.ErrInvalidSNI):
 		fmt.Println("no cluster has that name")
 	case errors.Is(err, dsql.ErrRateExceeded), errors.Is(err, dsql.ErrTooManyConnections), errors.Is(err, dsql.ErrClusterWaking), errors.Is(err, dsql.ErrUnavailable):
-		fmt.Println("a busy cluster, until the deadline")
+		fmt.Println("a refusal that ends by itself, but lasted until the deadline")
 	}
 	// Output: IAM or the role mapping: unable to accept connection, access denied
 }

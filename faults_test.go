@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
@@ -284,7 +285,9 @@ func TestConnectRefusals(t *testing.T) {
 			// Transient refusals are retried until they end.
 			for _, r := range []dsqltest.Refusal{dsqltest.RefuseRate, dsqltest.RefuseConnections, dsqltest.RefuseWaking, refuseUnavailable} {
 				s.RefuseNext(3, r)
-				attempts, err = connect(s.Config())
+				c := s.Config()
+				c.ConnectRate = -1 // the pacer would wait for seconds
+				attempts, err = connect(c)
 				require.NoError(t, err)
 				require.Len(t, attempts, 4)
 
@@ -303,7 +306,7 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 		s.RefuseNext(10_000, r)
 		for name, connect := range connectFuncs {
 			c := s.Config()
-			c.ConnectTimeout = time.Second
+			c.ConnectTimeout, c.ConnectRate = time.Second, -1
 			_, err := connect(t.Context(), c, 42)
 			require.ErrorIs(t, err, is, name)
 			var pgErr *pgconn.PgError
@@ -312,6 +315,30 @@ func TestConnectRefusedToTheEnd(t *testing.T) {
 			require.Regexp(t, `after \d+ attempts in \d+`, err.Error())
 		}
 	}
+}
+
+// A hook that takes its time holds up its own connect only.
+func TestRetryHookSlow(t *testing.T) {
+	s := dsqltest.New(t)
+	s.RefuseNext(1, dsqltest.RefuseWaking)
+	called, release := make(chan struct{}), make(chan struct{})
+	c := s.Config()
+	c.OnRetry = func(dsql.RetryEvent) { close(called); <-release }
+	cc, err := c.ConnConfig(t.Context())
+	require.NoError(t, err)
+	held := make(chan error, 1)
+	connect := func() error {
+		conn, err := pgx.ConnectConfig(t.Context(), cc)
+		if err == nil {
+			err = conn.Close(t.Context())
+		}
+		return err
+	}
+	go func() { held <- connect() }()
+	<-called
+	require.NoError(t, connect())
+	close(release)
+	require.NoError(t, <-held)
 }
 
 // A hook may keep the error of an attempt and read it at any time.

@@ -20,7 +20,7 @@ func (c Config) attrs() []slog.Attr {
 	}
 	for _, f := range []struct{ name, value string }{
 		{"Host", c.Host}, {"ClusterID", c.ClusterID}, {"Region", c.Region},
-		{"DialAddress", c.DialAddress}, {"ServerName", c.ServerName},
+		{"DialAddress", c.DialAddress}, {"ServerName", c.ServerName}, {"Transport", c.Transport},
 		{"User", c.User}, {"Database", c.Database}, {"Profile", c.Profile},
 		{"RoleARN", c.RoleARN}, {"RoleSessionName", c.RoleSessionName},
 		{"SSLNegotiation", c.SSLNegotiation}, {"ApplicationName", c.ApplicationName},

@@ -2,157 +2,282 @@ package dsql
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"golang.org/x/time/rate"
 )
 
 const (
-	// The quota of new connections to a cluster (AWS guide, "Quotas"). The server has the same kind
-	// of token bucket.
+	// The quota of new connections to a cluster (AWS guide, "Quotas"): a token bucket.
 	defaultConnectRate  = 100 // a second
 	defaultConnectBurst = 1000
 
-	// Other processes use the same quota. The pacer measures how much they leave over windows of
-	// this length, and adapts its rate to that, down to minRate.
-	paceWindow = time.Second
-	minRate    = 1 // a second
+	// While nothing is known of other processes, a connection that does not answer holds up the next
+	// one for this long. It is above the time of a connect inside a Region (p99 120 ms, measured by
+	// others with 1,000 at once), but for a few.
+	answerTimeout = 50 * time.Millisecond
+
+	// A refusal multiplies the rate by this, unless the share is larger.
+	slowDown = 0.85
+
+	// The first slot after the first refusal is at a random time within this part of an interval, so
+	// that processes which started together do not go on together. A process that wants one connection
+	// only tries again in the time of loneTokens.
+	firstSlot  = 0.85
+	loneTokens = 10
+
+	// The times between two slots vary by this part.
+	slotJitter = 0.1
+
+	// So many connections in a row have to be accepted, and so much time of the present rate, before one
+	// goes ahead of its time to see whether the quota has room.
+	probeAfter     = 2
+	probeAfterTime = time.Second
 )
 
-// pacer delays the new connections of this process to one cluster, so that the server does not
-// refuse them.
+// errNoSlot means that the pacer has no slot before the deadline.
+var errNoSlot = errors.New("too many new connections from this process")
+
+// pacer delays the new connections of this process to one cluster, so that the server refuses few of
+// them. All processes share the cluster's quota, a token bucket, but they see only what the server
+// accepts and refuses.
 //
-//	burst    connections open at once        until the burst is used up, or one is refused
-//	paced    they open at the full rate      until more than a fifth of those in a window are refused
-//	slowed   they open at the rate at which  a quarter faster after each window with fewer refusals,
-//	         the server accepted them        until the full rate is reached
+//	state    connections open                          ends with
+//	free     at once, up to the burst, then at the     a refusal
+//	         full rate; a few at first, more as the
+//	         server accepts them
+//	limited  at this process' share of the quota       nothing to do for the time in which the
+//	                                                   bucket fills: burst/rate, 10 s
+//
+// A refusal means that the bucket is empty. What this process took of it is its share then: one that
+// took 100 of the 1,000 may go on at a tenth of the rate, and any at a thousandth, once in 10 s. Each
+// further refusal slows it down, but not below its share of that moment, and the next connection is
+// tried after half the time, since the others are ahead now. When several were accepted in a row, the
+// bucket has tokens that others left: connections open at once until the next refusal. docs/pools.md
+// has what that gives in a fleet, and TestFleet simulates it.
 type pacer struct {
-	limiter *rate.Limiter
 	// first is held by the call that waits for the next slot. The others wait for first, in order.
-	// They have no slots yet, so a change of the rate applies to them.
 	first   chan struct{}
 	waiting atomic.Int64
 
-	mu          sync.Mutex // guards the fields below
-	fullRate    rate.Limit
-	windowStart time.Time
-	accepted    int // delayed connections in this window that the server accepted
-	refused     int // and refused
+	mu       sync.Mutex // guards the fields below
+	fullRate float64    // a second
+	burst    float64
+	rateSet  bool // by a Config, as is burstSet
+	burstSet bool
+
+	// The bucket as it would be if this process were alone.
+	tokens   float64
+	filledAt time.Time
+
+	limited  bool
+	rate     float64   // when limited
+	next     time.Time // when limited: the next slot
+	inRow    int       // when limited: accepted since the last refusal
+	accepted int       // when free: since the state began
+	inFlight int       // slots without an answer
+	lastSlot time.Time
+	refused  time.Time     // the last refusal that counted
+	busy     time.Time     // the last time that there was something to do
+	changed  chan struct{} // closed when an answer may have changed the next slot
 }
 
-// pacers has a pacer for each cluster ID. They are never removed, since a process uses few
-// clusters.
+// slot is the permission to open a connection. It ends with an answer.
+type slot struct{ start time.Time }
+
+// answer is the server's answer to a connection, as far as the quota is concerned.
+type answer int
+
+const (
+	answerNone     answer = iota // the connection failed, or needs none
+	answerAccepted               // the quota had a token, whatever became of the login
+	answerRefused
+)
+
+// pacers has a pacer for each cluster ID. They are never removed, since a process uses few clusters.
 var pacers sync.Map
 
-// pacerFor returns the cluster's pacer, or nil if c wants none. If several Configs disagree, the
-// last one counts.
+// pacerFor returns the cluster's pacer, or nil if c wants none. The slowest rate and the smallest burst
+// that any Config set count; 0 sets none.
 func pacerFor(c Config, clusterID string) *pacer {
 	if c.ConnectRate < 0 {
 		return nil
 	}
-	perSecond, burst := rate.Limit(c.ConnectRate), c.ConnectBurst
-	if perSecond == 0 {
-		perSecond = defaultConnectRate
-	}
-	if burst == 0 {
-		burst = defaultConnectBurst
-	}
-	found, loaded := pacers.LoadOrStore(clusterID, newPacer(perSecond, burst))
+	found, _ := pacers.LoadOrStore(clusterID, newPacer(defaultConnectRate, defaultConnectBurst))
 	p := found.(*pacer)
-	if loaded {
-		p.set(perSecond, burst)
-	}
+	p.limit(c.ConnectRate, c.ConnectBurst)
 	return p
 }
 
-func newPacer(perSecond rate.Limit, burst int) *pacer {
-	return &pacer{limiter: rate.NewLimiter(perSecond, burst), first: make(chan struct{}, 1), fullRate: perSecond}
+func newPacer(perSecond float64, burst int) *pacer {
+	return &pacer{
+		first: make(chan struct{}, 1), changed: make(chan struct{}),
+		fullRate: perSecond, burst: float64(burst), tokens: float64(burst), filledAt: time.Now(),
+	}
 }
 
-func (p *pacer) set(perSecond rate.Limit, burst int) {
+// limit sets the rate and burst to those of another Config, if they are slower; 0 sets nothing.
+func (p *pacer) limit(perSecond float64, burst int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if perSecond != p.fullRate {
-		p.fullRate = perSecond
-		p.limiter.SetLimit(perSecond)
+	p.fill(time.Now())
+	if perSecond > 0 && (!p.rateSet || perSecond < p.fullRate) {
+		p.fullRate, p.rateSet = perSecond, true
+		p.rate = min(p.rate, perSecond)
 	}
-	if burst != p.limiter.Burst() {
-		p.limiter.SetBurst(burst)
+	if b := float64(burst); b > 0 && (!p.burstSet || b < p.burst) {
+		p.tokens = max(0, p.tokens+b-p.burst)
+		p.burst, p.burstSet = b, true
 	}
 }
 
-// wait returns when a connection may be opened, and whether it was delayed. It fails at once with
-// errNoSlot if that would be after ctx's deadline.
-func (p *pacer) wait(ctx context.Context) (paced bool, err error) {
-	if p.waiting.Load() == 0 && p.limiter.Allow() {
-		return false, nil
-	}
+// wait returns when a connection may be opened. It fails at once with errNoSlot if ctx's deadline
+// comes before the quota can have a token. Every slot has to be released.
+func (p *pacer) wait(ctx context.Context) (slot, error) {
 	ahead := p.waiting.Add(1) - 1
 	defer p.waiting.Add(-1)
-	if err := p.checkDeadline(ctx, time.Duration(float64(ahead)/float64(p.limiter.Limit())*float64(time.Second))); err != nil {
-		return true, err
+	if err := p.begin(ctx, int(ahead)); err != nil {
+		return slot{}, err
 	}
 	select {
 	case p.first <- struct{}{}:
 	case <-ctx.Done():
-		return true, ctx.Err()
+		return slot{}, p.ended(ctx)
 	}
 	defer func() { <-p.first }()
-
-	now := time.Now()
-	slot := p.limiter.ReserveN(now, 1)
-	delay := slot.DelayFrom(now)
-	if err = p.checkDeadline(ctx, delay); err == nil {
-		err = sleep(ctx, delay)
+	for {
+		granted, delay, changed := p.grant(time.Now())
+		if delay == 0 {
+			return granted, nil
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-timer.C:
+		case <-changed:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return slot{}, p.ended(ctx)
+		}
 	}
-	if err != nil {
-		slot.Cancel()
-	}
-	return true, err
 }
 
-// checkDeadline fails if ctx's deadline comes before delay is over.
-func (p *pacer) checkDeadline(ctx context.Context, delay time.Duration) error {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < delay {
-		return fmt.Errorf("%w: at %.4g a second the next slot is in %s, after the deadline", errNoSlot, float64(p.limiter.Limit()), delay.Round(time.Millisecond))
+// begin makes the pacer free if it had nothing to do, and fails if ctx's deadline is too early for a
+// call that has so many ahead of it.
+func (p *pacer) begin(ctx context.Context, ahead int) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	p.fill(now)
+	if ahead == 0 && p.inFlight == 0 && now.Sub(p.busy).Seconds() > p.burst/p.fullRate {
+		p.limited, p.accepted, p.rate, p.refused = false, 0, 0, time.Time{}
+	}
+	p.busy = now
+	tokens := 0.0
+	if !p.limited {
+		tokens = p.tokens
+	}
+	earliest := seconds((float64(ahead) + 1 - tokens) / p.fullRate)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < earliest {
+		return fmt.Errorf("%w: at %.4g a second, the next slot is in %s, after the deadline", errNoSlot, p.fullRate, earliest.Round(time.Millisecond))
 	}
 	return nil
 }
 
-// record counts the server's answer to a connection that wait admitted.
-func (p *pacer) record(paced, refused bool) {
+// ended returns the error of a call whose context ended.
+func (p *pacer) ended(ctx context.Context) error {
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.limited {
+		return fmt.Errorf("%w: no slot before the deadline", errNoSlot)
+	}
+	return fmt.Errorf("%w: no slot before the deadline; other processes use most of the quota, so this one opens %.2g a second", errNoSlot, p.rate)
+}
+
+// grant returns a slot, or how long to wait for it unless changed is closed before.
+func (p *pacer) grant(now time.Time) (granted slot, delay time.Duration, changed chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fill(now)
+	p.busy = now
+	if p.limited {
+		delay = p.next.Sub(now)
+	} else {
+		delay = p.delayFree(now)
+	}
+	if delay > 0 {
+		return slot{}, delay, p.changed
+	}
+	p.lastSlot = now
+	p.inFlight++
+	if p.limited {
+		p.next = now.Add(p.interval())
+	}
+	return slot{start: now}, 0, nil
+}
+
+// delayFree returns the delay in the free state. At first one connection may be without an answer, then
+// half as many as were accepted.
+func (p *pacer) delayFree(now time.Time) time.Duration {
+	delay := seconds((1 + float64(p.inFlight) - p.tokens) / p.fullRate)
+	if p.inFlight >= 1+p.accepted/6 {
+		delay = max(delay, p.lastSlot.Add(answerTimeout).Sub(now))
+	}
+	return delay
+}
+
+// release ends a slot.
+func (p *pacer) release(s slot, a answer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
-	if refused {
-		// The server's bucket is empty, so empty this one.
-		if left := int(p.limiter.TokensAt(now)); left > 0 {
-			p.limiter.ReserveN(now, left)
-		}
-	}
-	if !paced {
-		return
-	}
-	if refused {
-		p.refused++
-	} else {
+	p.fill(now)
+	p.busy = now
+	p.inFlight--
+	close(p.changed)
+	p.changed = make(chan struct{})
+	switch a {
+	case answerAccepted:
+		p.tokens--
 		p.accepted++
-	}
-	elapsed := now.Sub(p.windowStart)
-	if elapsed < paceWindow {
-		return
-	}
-	if elapsed < 2*paceWindow { // otherwise there was a pause, so the counts are of two windows
-		switch limit := p.limiter.Limit(); {
-		case 4*p.refused > p.accepted:
-			perSecond := rate.Limit(float64(p.accepted) / elapsed.Seconds())
-			p.limiter.SetLimitAt(now, min(max(perSecond, minRate, limit/2), p.fullRate))
-		case limit < p.fullRate:
-			p.limiter.SetLimitAt(now, min(limit*5/4, p.fullRate))
+		p.inRow++
+		if p.limited && float64(p.inRow) >= max(probeAfter, p.rate*probeAfterTime.Seconds()) && p.rate < p.fullRate {
+			p.limited, p.accepted = false, 0
 		}
+	case answerRefused:
+		if !s.start.After(p.refused) {
+			return // it was sent before the last refusal was known
+		}
+		p.rate = max(p.fullRate*(p.burst-p.tokens)/p.burst, p.rate*slowDown)
+		p.next = now.Add(p.interval() / 2)
+		if p.refused.IsZero() {
+			within := firstSlot * p.interval().Seconds()
+			if p.waiting.Load() == 0 {
+				within = loneTokens / p.fullRate
+			}
+			p.next = now.Add(seconds(rand.Float64() * within))
+		}
+		p.limited, p.refused, p.inRow = true, now, 0
 	}
-	p.windowStart, p.accepted, p.refused = now, 0, 0
 }
+
+// interval returns the time between two slots when limited.
+func (p *pacer) interval() time.Duration {
+	p.rate = min(max(p.rate, p.fullRate/p.burst), p.fullRate)
+	return seconds((1 + slotJitter*(2*rand.Float64()-1)) / p.rate)
+}
+
+// fill adds the tokens of the time since the last call.
+func (p *pacer) fill(now time.Time) {
+	p.tokens = min(p.burst, p.tokens+p.fullRate*now.Sub(p.filledAt).Seconds())
+	p.filledAt = now
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

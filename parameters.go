@@ -42,6 +42,7 @@ var parameters = map[string]parameter{
 	"region":            {set: setString(func(c *Config) *string { return &c.Region })},
 	"dial_address":      {set: setString(func(c *Config) *string { return &c.DialAddress })},
 	"server_name":       {set: setString(func(c *Config) *string { return &c.ServerName })},
+	"transport":         {set: setTransport},
 	"profile":           {set: setString(func(c *Config) *string { return &c.Profile })},
 	"role_arn":          {set: setString(func(c *Config) *string { return &c.RoleARN })},
 	"role_session_name": {set: setString(func(c *Config) *string { return &c.RoleSessionName })},
@@ -151,7 +152,7 @@ func setHost(c *Config, _, value string) error {
 func setPort(c *Config, name, value string) error {
 	port, err := strconv.ParseUint(value, 10, 16)
 	if err != nil || port == 0 {
-		return configerr.New(name, "is not a number from 1 to 65535; remove it for 5432")
+		return configerr.New(name, "is not a number from 1 to 65535; remove it for the default")
 	}
 	c.Port = uint16(port)
 	return nil
@@ -173,6 +174,14 @@ func setDatabase(c *Config, name, value string) error {
 		return configerr.New(name, "is not the name of a database (it contains an @, a colon or a slash); DSQL has only postgres: remove it")
 	}
 	c.Database = value
+	return nil
+}
+
+func setTransport(c *Config, name, value string) error {
+	if value != transportTCP && value != transportWebSocket && value != transportAuto {
+		return configerr.New(name, "%s is not a transport; set it to tcp, websocket or auto, or remove it for tcp", quoteSafe(value))
+	}
+	c.Transport = value
 	return nil
 }
 

@@ -67,9 +67,14 @@ func (c Config) PoolConfig(ctx context.Context) (*pgxpool.Config, error) {
 	if cc.ConnectTimeout = c.ConnectTimeout; cc.ConnectTimeout == 0 {
 		cc.ConnectTimeout = defaultConnectTimeout
 	}
-	cc.TLSConfig = login.TLSConfig(k.endpoint.ServerName, c.RootCAs)
 	cc.LookupFunc = skipLookup
-	cc.DialFunc = lazyDial(k.dial)
+	if k.transport == transportTCP {
+		cc.TLSConfig = k.tls
+		cc.DialFunc = k.lazyDial(k.dial, false)
+	} else {
+		cc.TLSConfig = nil // see webSocketRoutes
+		cc.DialFunc = k.lazyDial(k.dialForCancel, true)
+	}
 	cc.AfterNetConnect = k.afterNetConnect
 	// pgx never gets a request for a password, because AfterNetConnect logs in. If a user replaced
 	// AfterNetConnect, pgx fails with an error that says so, instead of sending an empty password.

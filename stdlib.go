@@ -48,14 +48,18 @@ func (d sqlDriver) Open(connString string) (driver.Conn, error) {
 //		…
 //	})
 //
-// tune may change the configuration first, as in Connect. Of the pool_… settings in Params the
+// driverConn has the methods of pgx's *stdlib.Conn, but is none: driverConn.(*stdlib.Conn) panics.
+// A *stdlib.Conn may have database/sql apply a write twice.
+//
+// tune may change the configuration first, as in Connect. AfterConnect has a func called with each
+// new connection. Of the pool_… settings in Params the
 // connector uses those for the lifetime of connections and its jitter; OpenDB uses the others that
 // database/sql has. The error is ErrConfig or ErrCredentials.
 func NewConnector(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (driver.Connector, error) {
-	return newSQLConnector(ctx, c, tune)
+	return newsqlConnector(ctx, c, tune)
 }
 
-func newSQLConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*sqlConnector, error) {
+func newsqlConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)) (*sqlConnector, error) {
 	pool, err := tunedPoolConfig(ctx, c, tune)
 	if err != nil {
 		return nil, err
@@ -70,7 +74,7 @@ func newSQLConnector(ctx context.Context, c Config, tune []func(*pgx.ConnConfig)
 // database/sql closes all but two, and each new one counts against the cluster's quota.)
 // SetMaxOpenConns and the like may change that.
 func OpenDB(ctx context.Context, c Config, tune ...func(*pgx.ConnConfig)) (*sql.DB, error) {
-	connector, err := newSQLConnector(ctx, c, tune)
+	connector, err := newsqlConnector(ctx, c, tune)
 	if err != nil {
 		return nil, err
 	}
@@ -93,6 +97,9 @@ func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := runAfterConnect(ctx, conn.(*stdlib.Conn).Conn()); err != nil {
+		return nil, err
+	}
 	lifetime := c.pool.MaxConnLifetime
 	if jitter := c.pool.MaxConnLifetimeJitter; jitter > 0 {
 		lifetime += rand.N(jitter)
@@ -107,7 +114,8 @@ func (c *sqlConnector) Connect(ctx context.Context) (driver.Conn, error) {
 
 func (c *sqlConnector) Driver() driver.Driver { return sqlDriver{} }
 
-// sqlConn is a pgx connection for database/sql. It differs from that of package stdlib in two ways.
+// sqlConn is a pgx connection for database/sql. It has the methods of pgx's *stdlib.Conn, but cannot be
+// one, because it differs in two of them.
 //
 // It expires, so that database/sql replaces it before DSQL ends it.
 //
@@ -124,6 +132,10 @@ type sqlConn struct {
 
 // An embedded stdlib.Conn would be a field named Conn, which hides the method of that name.
 type stdlibConn = stdlib.Conn
+
+// NeverSent reports whether err, returned by a method of c, means that nothing was sent. Package dsqltx
+// asks.
+func (c *sqlConn) NeverSent(err error) bool { return errors.Is(err, driver.ErrBadConn) }
 
 // IsValid is called when a connection returns to the pool (driver.Validator).
 func (c *sqlConn) IsValid() bool {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"database/sql/driver"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -13,6 +14,9 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql"
@@ -45,8 +49,64 @@ func TestOpenDB(t *testing.T) {
 	require.NoError(t, conn.Raw(func(driverConn any) error {
 		pgxConn := driverConn.(interface{ Conn() *pgx.Conn }).Conn()
 		require.Equal(t, "admin", selectUser(t, pgxConn))
+		require.PanicsWithError(t, "interface conversion: interface {} is *dsql.sqlConn, not *stdlib.Conn", func() {
+			_ = driverConn.(*stdlib.Conn)
+		})
 		return nil
 	}))
+}
+
+// AfterConnect runs on each new connection, behind what tune sets by pgconn's own hook.
+func TestAfterConnect(t *testing.T) {
+	var calls []string
+	called := func(name string) func(*pgx.ConnConfig) {
+		return dsql.AfterConnect(func(ctx context.Context, conn *pgx.Conn) error {
+			calls = append(calls, name)
+			conn.TypeMap().RegisterType(&pgtype.Type{Name: name, OID: pgtype.Int4OID, Codec: pgtype.Int4Codec{}})
+			_, err := conn.Exec(ctx, "set application_name = '"+name+"'")
+			return err
+		})
+	}
+	tune := []func(*pgx.ConnConfig){
+		func(cc *pgx.ConnConfig) {
+			cc.AfterConnect = func(context.Context, *pgconn.PgConn) error { calls = append(calls, "pgconn"); return nil }
+		},
+		called("one"), called("two"),
+	}
+	check := func(conn *pgx.Conn) {
+		require.Equal(t, []string{"pgconn", "one", "two"}, calls)
+		_, ok := conn.TypeMap().TypeForName("two")
+		require.True(t, ok)
+		var name string
+		require.NoError(t, conn.QueryRow(t.Context(), "show application_name").Scan(&name))
+		require.Equal(t, "two", name)
+		calls = nil
+	}
+	single, err := dsql.Connect(t.Context(), server.Config(), tune...)
+	require.NoError(t, err)
+	check(single)
+	require.NoError(t, single.Close(t.Context()))
+
+	db, err := dsql.OpenDB(t.Context(), server.Config(), tune...)
+	require.NoError(t, err)
+	defer db.Close()
+	for range 2 { // each is a new connection
+		conn, err := db.Conn(t.Context())
+		require.NoError(t, err)
+		defer conn.Close()
+		require.NoError(t, conn.Raw(func(driverConn any) error { check(driverConn.(interface{ Conn() *pgx.Conn }).Conn()); return nil }))
+	}
+
+	sessions := server.Sessions()
+	refused := errors.New("not this one")
+	fail := dsql.AfterConnect(func(context.Context, *pgx.Conn) error { return refused })
+	_, err = dsql.Connect(t.Context(), server.Config(), fail)
+	require.ErrorIs(t, err, refused)
+	broken, err := dsql.OpenDB(t.Context(), server.Config(), fail)
+	require.NoError(t, err)
+	defer broken.Close()
+	require.ErrorIs(t, broken.PingContext(t.Context()), refused)
+	require.Eventually(t, func() bool { return server.Sessions() <= sessions }, 10*time.Second, time.Millisecond, "closed")
 }
 
 func TestOpenDBPool(t *testing.T) {

@@ -20,6 +20,8 @@ func (c Config) validate() error {
 		}
 	}
 	switch {
+	case c.Transport != "" && c.Transport != transportTCP && c.Transport != transportWebSocket && c.Transport != transportAuto:
+		return configerr.New("Transport", "is %q; set it to tcp (the default), websocket or auto", c.Transport)
 	case c.SSLNegotiation != "" && c.SSLNegotiation != "direct" && c.SSLNegotiation != "postgres":
 		return configerr.New("SSLNegotiation", "is %q; set it to direct (the default) or postgres", c.SSLNegotiation)
 	case c.ConnectTimeout < 0:
@@ -59,7 +61,7 @@ var fieldOfParam = map[string]string{
 	"host": "Host", "hostaddr": "DialAddress", "port": "Port", "user": "User", "dbname": "Database", "database": "Database",
 	"connect_timeout": "ConnectTimeout", "application_name": "ApplicationName",
 	"sslrootcert": "RootCAs", "sslnegotiation": "SSLNegotiation",
-	"cluster_id": "ClusterID", "region": "Region", "dial_address": "DialAddress", "server_name": "ServerName",
+	"cluster_id": "ClusterID", "region": "Region", "dial_address": "DialAddress", "server_name": "ServerName", "transport": "Transport",
 	"profile": "Profile", "role_arn": "RoleARN", "role_session_name": "RoleSessionName", "external_id": "ExternalID",
 	"token_lifetime": "TokenLifetime", "early_auth": "EarlyAuth", "connect_rate": "ConnectRate", "connect_burst": "ConnectBurst",
 }
@@ -91,11 +93,18 @@ func (k *connector) validateConnConfig(config *pgconn.Config) error {
 	if err := validateTLSConfig(config.TLSConfig); err != nil {
 		return err
 	}
-	if (config.User == adminUser) != (k.user == adminUser) {
-		return configerr.New("ConnConfig.User", "was changed from %q to %q, but tokens for admin and for other roles differ; set Config.User instead", k.user, config.User)
+	if err := k.validateUser(config.User); err != nil {
+		return err
 	}
 	if name := config.TLSConfig.ServerName; name != k.endpoint.ServerName {
 		return configerr.New("ConnConfig.TLSConfig", "has ServerName %q, but the token is signed for %q; set Config.ServerName instead", name, k.endpoint.ServerName)
+	}
+	return nil
+}
+
+func (k *connector) validateUser(user string) error {
+	if (user == adminUser) != (k.user == adminUser) {
+		return configerr.New("ConnConfig.User", "was changed from %q to %q, but tokens for admin and for other roles differ; set Config.User instead", k.user, user)
 	}
 	return nil
 }

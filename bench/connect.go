@@ -24,6 +24,7 @@ func connects(ctx context.Context, e *endpoint, t *table) error {
 				{"SSLRequest", func(c *dsql.Config) { c.SSLNegotiation = "postgres" }},
 				{"direct", func(*dsql.Config) {}},
 				{"direct, EarlyAuth", func(c *dsql.Config) { c.EarlyAuth = true }},
+				{"WebSocket", func(c *dsql.Config) { c.Transport = "websocket" }},
 			} {
 				c := e.config()
 				way.set(&c)
@@ -32,6 +33,9 @@ func connects(ctx context.Context, e *endpoint, t *table) error {
 					return err
 				}
 				name := way.name
+				if resumed && config.TLSConfig == nil {
+					continue // there is none to tune with a WebSocket
+				}
 				if resumed {
 					name += ", TLS resumed"
 					config.TLSConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)

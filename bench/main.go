@@ -26,7 +26,7 @@ var groups = []struct {
 	name string
 	run  func(ctx context.Context, e *endpoint, t *table) error
 }{
-	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries},
+	{"token", tokens}, {"connect", connects}, {"cold", coldStarts}, {"queries", queries}, {"transports", transports},
 	{"burst", bursts}, {"transactions", transactions}, {"idle", idleConnections}, {"size", sizes},
 }
 
@@ -139,18 +139,25 @@ func (t *table) compare(ctx context.Context, group, unit string, rounds int, var
 	}
 	var base float64
 	for i, v := range variants {
-		slices.Sort(samples[i])
-		r := row{Group: group, Name: v.name, Unit: unit, Rounds: rounds,
-			Low: quantile(samples[i], 0.25), Median: quantile(samples[i], 0.5), High: quantile(samples[i], 0.75)}
-		if i == 0 {
-			base = r.Median
-		}
-		if base != 0 {
-			r.Ratio = r.Median / base
-		}
-		t.Rows = append(t.Rows, r)
+		base = t.add(group, v.name, unit, samples[i], base)
 	}
 	return nil
+}
+
+// add adds a row for samples, which it sorts. base is the median of the first row of the group, or 0
+// for that row. It returns base for the next.
+func (t *table) add(group, name, unit string, samples []float64, base float64) float64 {
+	slices.Sort(samples)
+	r := row{Group: group, Name: name, Unit: unit, Rounds: len(samples),
+		Low: quantile(samples, 0.25), Median: quantile(samples, 0.5), High: quantile(samples, 0.75)}
+	if base == 0 {
+		base = r.Median
+	}
+	if base != 0 {
+		r.Ratio = r.Median / base
+	}
+	t.Rows = append(t.Rows, r)
+	return base
 }
 
 func quantile(sorted []float64, q float64) float64 {

@@ -58,7 +58,10 @@ func (f *findings) concludeNoProblem() conclusion {
 			c.evidence = append(c.evidence, fmt.Sprintf("%s: %s; another address works", t.address, t.description()))
 		}
 	}
-	if unused := f.configured().other(); f.tls[unused].usual.failed() {
+	if f.transport == transportAuto && n == webSocket {
+		c.evidence = append(c.evidence, "the network stops TCP or TLS on "+f.target.DialAddress+", so the WebSocket is used")
+	}
+	if unused := f.configuredTLS().other(); f.transport == "" && f.tls[unused].usual.failed() {
 		c.evidence = append(c.evidence, fmt.Sprintf("%s, which the configuration does not use, fails on this network: %s", unused, f.tls[unused].usual.description()))
 		if unused == sslRequest {
 			c.evidence = append(c.evidence, "clients that can only send an SSLRequest fail on this network, psql before version 17 among them")

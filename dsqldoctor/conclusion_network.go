@@ -9,8 +9,27 @@ import (
 // concludeNetwork is about everything up to a verified TLS connection. It returns nil if there is
 // one, or if it was not tested.
 func (f *findings) concludeNetwork() *conclusion {
+	switch {
+	case f.transport == transportAuto && f.webSocket.ok():
+		return nil
+	case f.transport == transportWebSocket && f.webSocket.tried():
+		return f.concludeWebSocket()
+	}
+	c := f.concludeTCP()
+	if c != nil && f.webSocket.failed() {
+		c.evidence = append(c.evidence, "WebSocket: "+f.webSocket.describe())
+	}
+	return c
+}
+
+// concludeTCP is about TCP, and TLS on the port of PostgreSQL.
+func (f *findings) concludeTCP() *conclusion {
 	if f.dns.failed() {
-		return f.dnsProblem()
+		c := f.dnsProblem()
+		if f.webSocket.ok() { // by a proxy, which resolves the name
+			c.remedies = append([]string{f.webSocketRemedy()}, c.remedies...)
+		}
+		return c
 	}
 	tried, connected := false, false
 	for _, t := range f.tcp {

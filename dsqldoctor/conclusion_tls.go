@@ -9,7 +9,7 @@ import (
 
 // concludeTLS decides why TLS fails on an open TCP connection. It returns nil if it does not fail.
 func (f *findings) concludeTLS() *conclusion {
-	n := f.configured()
+	n := f.configuredTLS()
 	configured, other := f.tls[n].usual, f.tls[n.other()].usual
 	switch {
 	case !configured.failed():
@@ -80,7 +80,7 @@ func (f *findings) everyConnectionIsCut() bool {
 }
 
 func (f *findings) oneNegotiationBlocked(c *conclusion) {
-	if f.configured() == sslRequest {
+	if f.configuredTLS() == sslRequest {
 		c.verdict = VerdictInspectionSSLRequest
 		c.summary = "The network blocks PostgreSQL's SSLRequest and allows direct TLS."
 		c.remedies = []string{
@@ -117,7 +117,7 @@ func keyExchangeBlocked(c *conclusion) {
 }
 
 func (f *findings) alertProblem(c *conclusion) {
-	configured := f.tls[f.configured()]
+	configured := f.tls[f.configuredTLS()]
 	if configured.otherSNIWorks() || strings.Contains(configured.usual.description(), "unrecognized name") {
 		c.verdict = VerdictSNI
 		c.summary = fmt.Sprintf("The server rejects the server name %s during TLS.", f.target.ServerName)

@@ -22,6 +22,9 @@ func (d *diagnosis) testConfig(ctx context.Context) bool {
 	if d.target.User == adminUser {
 		d.target.Action = "DbConnectAdmin"
 	}
+	if c.Transport == transportWebSocket || c.Transport == transportAuto {
+		d.transport = c.Transport
+	}
 	d.directTLS, d.ownRoots, d.assumedRole = c.SSLNegotiation != "postgres", c.RootCAs != nil, c.RoleARN
 
 	e, f := start(ctx, d, d.limits.step, func(ctx context.Context) (dsql.Endpoint, finding) {
@@ -44,16 +47,28 @@ func (d *diagnosis) testConfig(ctx context.Context) bool {
 	case d.target.Database != defaultDatabase:
 		err = configerr.New("Database", "is %q, and DSQL has one database, postgres; leave it empty, and use schemas to keep applications apart (search_path)", c.Database)
 	}
-	c.Database = ""
+	d.resolveWebSocket(ctx, *c)
+	c.Database, c.Transport = "", ""
 	d.configErr = err
 	s := Step{Name: stepConfig, Result: StepOK, Took: f.took}
-	s.Seen = fmt.Sprintf("dials %s, sends %s as SNI and token host; region %s, user %s, action %s",
-		e.DialAddress, e.ServerName, e.Region, d.target.User, d.target.Action)
+	s.Seen = fmt.Sprintf("dials %s%s, sends %s as SNI and token host; region %s, user %s, action %s",
+		e.DialAddress, d.describeTransport(), e.ServerName, e.Region, d.target.User, d.target.Action)
 	if err != nil {
 		s.Result, s.Means = StepFailed, strings.TrimPrefix(err.Error(), dsql.ErrConfig.Error()+": ")
 	}
 	d.record(s)
 	return true
+}
+
+// describeTransport says which transport the Config asks for, if that is not TCP.
+func (d *diagnosis) describeTransport() string {
+	switch d.transport {
+	case transportWebSocket:
+		return " for a WebSocket"
+	case transportAuto:
+		return ", or " + d.webSocket.address + " for a WebSocket"
+	}
+	return ""
 }
 
 // withoutOptions keeps the fields of c that a connection needs.

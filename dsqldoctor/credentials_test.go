@@ -16,6 +16,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/dsqldoctor"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 var noCredentials = aws.CredentialsProviderFunc(func(context.Context) (aws.Credentials, error) {
@@ -70,12 +71,13 @@ func TestDiagnoseRole(t *testing.T) {
 		"no base credentials": {denies("AccessDenied"), noCredentials, "There are no AWS credentials", "trust policy"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			sts := httptest.NewServer(test.sts)
-			defer sts.Close()
-			if test.sts == nil {
-				sts.Close()
+			url := "http://" + nettest.ClosedAddress
+			if test.sts != nil {
+				sts := httptest.NewServer(test.sts)
+				defer sts.Close()
+				url = sts.URL
 			}
-			t.Setenv("AWS_ENDPOINT_URL_STS", sts.URL)
+			t.Setenv("AWS_ENDPOINT_URL_STS", url)
 			t.Setenv("AWS_MAX_ATTEMPTS", "1")
 			c := temporary(server)
 			c.RoleARN, c.ExternalID = role, "customer"

@@ -24,7 +24,8 @@ const (
 //
 // At a healthy endpoint, Diagnose takes a second or two over the longest distances. It opens a TCP
 // connection to each address of the endpoint and six more connections, three of which count for the
-// cluster's quota of new connections. It sends the token only to a server whose certificate was
+// cluster's quota of new connections. If TCP or TLS fails, or Transport asks for it, it tries a
+// WebSocket, too. It sends the token only to a server whose certificate was
 // verified.
 func Diagnose(ctx context.Context, c dsql.Config, onStep func(Step)) *Report {
 	return newDiagnosis(c, onStep).run(ctx)
@@ -85,7 +86,7 @@ func (d *diagnosis) runSteps(ctx context.Context) {
 		}
 		for _, name := range []string{
 			stepCredentials, stepToken, stepDNS, stepTCP, stepTLSDirect, stepTLSSSLRequest, stepPlaintext,
-			stepStartup, stepLogin, stepQuery, stepClock, stepEarlyAuth,
+			stepWebSocket, stepStartup, stepLogin, stepQuery, stepClock, stepEarlyAuth,
 		} {
 			d.skip(name, reason)
 		}
@@ -95,6 +96,7 @@ func (d *diagnosis) runSteps(ctx context.Context) {
 	d.testToken(ctx)
 	d.testTCP(ctx, d.testDNS(ctx))
 	d.testTLS(ctx)
+	d.testWebSocket(ctx)
 	d.testStartup(ctx)
 	d.testLogin(ctx)
 }

@@ -56,6 +56,7 @@ func (f finding) description() string {
 		login.PhaseDial:       "the connection request",
 		login.PhaseSSLRequest: "the SSLRequest",
 		login.PhaseTLS:        "the ClientHello",
+		login.PhaseUpgrade:    "the request for a WebSocket",
 		login.PhaseLogin:      "the startup message",
 	}[f.phase]
 	var record tls.RecordHeaderError
@@ -106,6 +107,8 @@ func (f finding) meaning() string {
 		return "the name servers do not answer as they should"
 	case outcomeBadCertificate:
 		return f.err.Error()
+	case outcomeNoWebSocket:
+		return "a proxy or another server answers in the place of the cluster, or the cluster takes no WebSocket"
 	case outcomeNotTLS, outcomeNotDSQL:
 		return "the server is not DSQL"
 	}

@@ -12,6 +12,7 @@ type findings struct {
 	target      ReportTarget
 	configErr   error  // what is wrong with the Config alone
 	directTLS   bool   // the Config asks for direct TLS, not for an SSLRequest
+	transport   string // Config.Transport; "" also for "tcp"
 	ownRoots    bool   // Config.RootCAs is set
 	assumedRole string // Config.RoleARN
 	signer      string // which credentials signed the token, as a step describes them
@@ -25,6 +26,7 @@ type findings struct {
 	tcp         []tcpFinding
 	tls         [2]tlsFindings // by negotiation
 	plaintext   finding
+	webSocket   webSocketFinding
 	startup     finding
 	login       finding
 	otherName   otherNameFinding
@@ -37,23 +39,25 @@ type tcpFinding struct {
 	finding
 }
 
-// negotiation is how a client asks for TLS.
+// negotiation is how a client gets TLS that carries PostgreSQL's protocol.
 type negotiation int
 
 const (
 	direct     negotiation = iota // a ClientHello comes first
 	sslRequest                    // an SSLRequest comes first
+	webSocket                     // a ClientHello comes first, and in TLS the upgrade to a WebSocket
 )
 
 func (n negotiation) String() string {
-	return [...]string{direct: "direct TLS", sslRequest: "TLS after an SSLRequest"}[n]
+	return [...]string{direct: "direct TLS", sslRequest: "TLS after an SSLRequest", webSocket: "WebSocket"}[n]
 }
 
-// stepName is the name of the step that tests n.
+// stepName is the name of the step that tests n, which is not webSocket.
 func (n negotiation) stepName() string {
 	return [...]string{direct: stepTLSDirect, sslRequest: stepTLSSSLRequest}[n]
 }
 
+// other is the other way to get TLS over TCP.
 func (n negotiation) other() negotiation { return 1 - n }
 
 // tlsFindings are the results of one negotiation. The variants are tried only where usual fails.
@@ -67,18 +71,25 @@ type tlsFindings struct {
 // otherSNIWorks tells whether a handshake got through with another SNI than the usual one.
 func (t tlsFindings) otherSNIWorks() bool { return t.dialledName.tls != nil || t.noSNI.tls != nil }
 
-// configured is the negotiation that the Config asks for.
-func (f *findings) configured() negotiation {
+// configuredTLS is the negotiation that the Config asks for over TCP.
+func (f *findings) configuredTLS() negotiation {
 	if f.directTLS {
 		return direct
 	}
 	return sslRequest
 }
 
-// working returns a negotiation that sets up verified TLS, preferably the configured one.
+// working returns a negotiation that sets up verified TLS, preferably one that the Config asks for.
 func (f *findings) working() (n negotiation, ok bool) {
-	for _, n := range []negotiation{f.configured(), f.configured().other()} {
-		if f.tls[n].usual.ok() {
+	all := []negotiation{f.configuredTLS(), webSocket, f.configuredTLS().other()}
+	switch f.transport {
+	case "":
+		all[1], all[2] = all[2], all[1]
+	case transportWebSocket:
+		all[0], all[1] = all[1], all[0]
+	}
+	for _, n := range all {
+		if n == webSocket && f.webSocket.ok() || n != webSocket && f.tls[n].usual.ok() {
 			return n, true
 		}
 	}

@@ -16,6 +16,9 @@ const maxAddresses = 8
 func (d *diagnosis) testDNS(ctx context.Context) (addresses []string) {
 	host, port := hostOf(d.target.DialAddress), portOf(d.target.DialAddress)
 	switch {
+	case d.transport == transportWebSocket && d.webSocket.proxy != "":
+		d.skip(stepDNS, "the HTTP proxy "+d.webSocket.proxy+" resolves the name")
+		return nil
 	case !isName(host):
 		d.skip(stepDNS, "the address is given")
 		return []string{d.target.DialAddress}
@@ -61,7 +64,11 @@ func addressKind(a netip.Addr) string {
 // testTCP connects to each address. The later steps dial the first one that answers.
 func (d *diagnosis) testTCP(ctx context.Context, addresses []string) {
 	if len(addresses) == 0 {
-		d.skip(stepTCP, "there is no address to dial")
+		reason := "there is no address to dial"
+		if d.transport == transportWebSocket && d.webSocket.proxy != "" {
+			reason = "the HTTP proxy " + d.webSocket.proxy + " connects"
+		}
+		d.skip(stepTCP, reason)
 		return
 	}
 	waits := make([]func() finding, len(addresses))

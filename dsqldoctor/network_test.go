@@ -14,10 +14,7 @@ import (
 )
 
 func TestDiagnosePort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := l.Addr().String()
-	require.NoError(t, l.Close())
+	const closed = nettest.ClosedAddress
 
 	c := temporary(server)
 	c.DialAddress = closed

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/wsconn"
 )
 
 // outcome is how a probe ended, as far as the verdict depends on it.
@@ -31,6 +32,7 @@ const (
 	outcomeTLSAlert       outcome = "TLS alert"
 	outcomeNotTLS         outcome = "not TLS"
 	outcomeNotDSQL        outcome = "not DSQL"
+	outcomeNoWebSocket    outcome = "no WebSocket"
 	outcomeRefused        outcome = "refused" // by an ErrorResponse
 	outcomeFailed         outcome = "failed"  // any other error
 )
@@ -50,6 +52,7 @@ func outcomeOf(err error) outcome {
 		timeout     net.Error
 		certificate *tls.CertificateVerificationError
 		record      tls.RecordHeaderError
+		status      *wsconn.StatusError
 	)
 	switch {
 	case err == nil:
@@ -64,6 +67,8 @@ func outcomeOf(err error) outcome {
 		return outcomeBadCertificate
 	case errors.As(err, &record), errors.Is(err, login.ErrNoTLS):
 		return outcomeNotTLS
+	case errors.As(err, &status), errors.Is(err, wsconn.ErrNoWebSocket):
+		return outcomeNoWebSocket
 	case errors.Is(err, login.ErrProtocol):
 		return outcomeNotDSQL
 	case errors.As(err, &operation) && operation.Op == "remote error": // crypto/tls marks an alert by this text only

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dsqlgo/dsql"
 	"github.com/dsqlgo/dsql/internal/login"
+	"github.com/dsqlgo/dsql/internal/wsconn"
 )
 
 // prober opens connections of its own, one for each probe. It neither paces nor retries them.
@@ -21,8 +22,12 @@ type prober struct {
 	dial       pgconn.DialFunc
 	address    string // "host:port"
 	serverName string
-	roots      *x509.CertPool
-	user       string
+
+	webSocketDial    pgconn.DialFunc
+	webSocketAddress string
+
+	roots *x509.CertPool
+	user  string
 }
 
 // tlsOptions say how a probe sets up TLS.
@@ -75,7 +80,10 @@ func (p *prober) openTLS(ctx context.Context, o tlsOptions, config *tls.Config) 
 	if o.smallHello {
 		config.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256}
 	}
-	raw, err := p.dial(ctx, "tcp", p.address)
+	if o.negotiation == webSocket {
+		config.NextProtos = []string{wsconn.Protocol}
+	}
+	raw, err := p.dialFor(o.negotiation)(ctx)
 	if err != nil {
 		return nil, newFinding(login.PhaseDial, err)
 	}
@@ -104,7 +112,7 @@ func (p *prober) startup(ctx context.Context, o tlsOptions) finding {
 		return f
 	}
 	defer conn.NetConn().Close()
-	return sendStartup(ctx, conn, p.user)
+	return p.sendStartup(ctx, conn, o, p.user)
 }
 
 // startupUnverified is startup for an SNI that the certificate need not cover. It does not send the
@@ -117,7 +125,20 @@ func (p *prober) startupUnverified(ctx context.Context, o tlsOptions) finding {
 		return f
 	}
 	defer conn.NetConn().Close()
-	return sendStartup(ctx, conn, adminUser)
+	return p.sendStartup(ctx, conn, o, adminUser)
+}
+
+// sendStartup sends a startup message in TLS, or in a WebSocket in it.
+func (p *prober) sendStartup(ctx context.Context, conn net.Conn, o tlsOptions, user string) finding {
+	if o.negotiation == webSocket {
+		upgraded, err := wsconn.Upgrade(ctx, conn, p.serverName)
+		if err != nil {
+			return newFinding(login.PhaseUpgrade, err)
+		}
+		defer upgraded.Close()
+		conn = upgraded
+	}
+	return sendStartup(ctx, conn, user)
 }
 
 // startupPlaintext is startup without TLS, which DSQL refuses. It does not send the name of the
@@ -171,10 +192,17 @@ func (p *prober) logIn(ctx context.Context, c dsql.Config, token string, n negot
 	phase, cause := login.PhaseLogin, error(nil) // of an attempt that failed
 	cc.AfterNetConnect = func(ctx context.Context, config *pgconn.Config, conn net.Conn) (net.Conn, error) {
 		attempt := login.Attempt{
-			Dial:       func(ctx context.Context) (net.Conn, error) { return p.dial(ctx, "tcp", p.address) },
+			Dial:       p.dialFor(n),
 			TLS:        config.TLSConfig,
 			SSLRequest: n == sslRequest,
 			EarlyToken: c.EarlyAuth,
+		}
+		if n == webSocket {
+			attempt.TLS = attempt.TLS.Clone()
+			attempt.TLS.NextProtos = []string{wsconn.Protocol}
+			attempt.Upgrade = func(ctx context.Context, conn net.Conn) (net.Conn, error) {
+				return wsconn.Upgrade(ctx, conn, config.TLSConfig.ServerName)
+			}
 		}
 		return login.NewConn(ctx, conn, func(ctx context.Context, startup []byte) (session *login.Session, err error) {
 			session, phase, cause = attempt.Open(ctx, nil, startup, token)

@@ -79,12 +79,16 @@ func supportRemedy(f finding) string {
 
 // workarounds reach the endpoint despite a network that blocks it.
 func (f *findings) workarounds() []string {
-	return []string{
+	var remedies []string
+	if f.webSocket.ok() {
+		remedies = append(remedies, f.webSocketRemedy())
+	}
+	return append(remedies,
 		"Try another network (a phone's hotspot is a quick test), or a VPN.",
 		fmt.Sprintf("AWS CloudShell in %s is inside AWS's network: run the same command there.", f.target.Region),
 		fmt.Sprintf("Tunnel through a jump host that reaches the endpoint: %s. Then set Config.DialAddress: \"localhost:15432\", and change nothing else.", f.sshCommand()),
 		fmt.Sprintf("For a VPC that is reached by VPN or Direct Connect, create a VPC endpoint for the service that this names: aws dsql get-vpc-endpoint-service-name --identifier %s --region %s", f.target.ClusterID, f.target.Region),
-	}
+	)
 }
 
 // sshCommand opens a tunnel to the endpoint itself, even if DialAddress is a tunnel already.

@@ -56,6 +56,7 @@ const (
 	stepTLSDirect     = "tls direct"
 	stepTLSSSLRequest = "tls after SSLRequest"
 	stepPlaintext     = "plaintext"
+	stepWebSocket     = "websocket"
 	stepStartup       = "startup"
 	stepLogin         = "login"
 	stepQuery         = "query"

@@ -14,11 +14,18 @@ import (
 // itself.
 func (d *diagnosis) testTLS(ctx context.Context) {
 	negotiations := []negotiation{direct, sslRequest}
-	if d.prober.address == "" {
+	reason := ""
+	switch {
+	case d.transport == transportWebSocket:
+		reason = "the configuration asks for a WebSocket"
+	case d.prober.address == "":
+		reason = "there is no TCP connection"
+	}
+	if reason != "" {
 		for _, n := range negotiations {
-			d.skip(n.stepName(), "there is no TCP connection")
+			d.skip(n.stepName(), reason)
 		}
-		d.skip(stepPlaintext, "there is no TCP connection")
+		d.skip(stepPlaintext, reason)
 		return
 	}
 	var waits []func() finding

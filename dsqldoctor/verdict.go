@@ -20,6 +20,7 @@ const (
 	VerdictSilence     Verdict = "silence"      // the connection opens, and then nothing answers
 	VerdictInspection  Verdict = "inspection"   // the network allows TCP and blocks TLS
 	VerdictSNI         Verdict = "sni"          // the server knows no cluster by the name that was sent
+	VerdictWebSocket   Verdict = "websocket"    // Transport asks for a WebSocket, and none opens
 	VerdictCertificate Verdict = "certificate"  // the certificate is not trusted, or is for another name
 	VerdictOtherServer Verdict = "other-server" // the server that answers is not DSQL
 

@@ -48,8 +48,8 @@ func TestPassword(t *testing.T) {
 	require.Equal(t, "28P01", refused(t, clientURL(address, "password=''")).Code)
 }
 
-// A wrong password is answered before anything is asked of the cluster, and before the role is looked
-// at: who does not know it learns nothing of either.
+// A wrong password is answered before anything is asked of the cluster, and before the role is
+// looked at: who does not know it learns nothing of either.
 func TestPasswordFirst(t *testing.T) {
 	before := len(cluster.Attempts())
 	address := serve(t, &dsqlproxy.Proxy{Password: "correct horse", MaxConnections: 1})
@@ -135,8 +135,8 @@ func startupBytes(version uint32, parameters string) []byte {
 	return append(append(binary.BigEndian.AppendUint32(b, version), parameters...), 0)
 }
 
-// Other protocols get no byte in answer: no page that a browser has loaded can learn what listens here,
-// let alone speak with it.
+// Other protocols get no byte in answer: no page that a browser has loaded can learn what listens
+// here, let alone speak with it.
 func TestOtherProtocols(t *testing.T) {
 	address := serve(t, &dsqlproxy.Proxy{})
 	for name, b := range map[string]string{
@@ -294,10 +294,13 @@ func TestClientTLS(t *testing.T) {
 		answer, _ := io.ReadAll(conn)
 		require.Empty(t, answer)
 	})
-	t.Run("a statement smuggled in before TLS", func(t *testing.T) {
+	t.Run("bytes before TLS", func(t *testing.T) {
 		conn := raw(t, address, append(append([]byte{}, sslRequest...), startupBytes(3<<16, "user\x00admin\x00")...))
-		answer, _ := io.ReadAll(conn)
-		require.Equal(t, "S", string(answer))
+		var answer [1]byte
+		_, err := io.ReadFull(conn, answer[:])
+		require.NoError(t, err)
+		require.Equal(t, "S", string(answer[:]))
+		require.Error(t, tls.Client(conn, &tls.Config{InsecureSkipVerify: true}).Handshake(), "what was sent before TLS was not noticed")
 	})
 }
 
@@ -370,7 +373,8 @@ func TestLoginErrors(t *testing.T) {
 	require.EqualValues(t, 1, p.Stats().Failed)
 }
 
-// A setting that DSQL refuses: the message is the cluster's, and the HINT says where the client has it.
+// A setting that DSQL refuses: the message is the cluster's, and the HINT says where the client has
+// it.
 func TestRefusedSettings(t *testing.T) {
 	address := serve(t, &dsqlproxy.Proxy{})
 	said := refused(t, clientURL(address, "statement_timeout=5000"))

@@ -12,12 +12,12 @@ func cancelKey(pid uint32, secret []byte) string {
 	return string(append(binary.BigEndian.AppendUint32(nil, pid), secret...))
 }
 
-// forwardCancel sends a client's CancelRequest to the cluster, if it names a session that a client of
-// this proxy has. It returns when the cluster has taken it: clients wait for the end of their
+// forwardCancel sends a client's CancelRequest to the cluster, if it names a session that a client
+// of this proxy has. It returns when the cluster has taken it: clients wait for the end of their
 // connection, so that the cancel does not meet their next statement.
 //
-// One request a session is forwarded at a time, so that a client cannot open more connections to the
-// cluster than it has sessions.
+// One request a session is forwarded at a time, so that a client cannot open more connections to
+// the cluster than it has sessions.
 func (s *server) forwardCancel(key []byte) {
 	s.mu.Lock()
 	session := s.keys[string(key)]

@@ -22,33 +22,35 @@ const (
 	// lingerTimeout is how long a client that was refused may take to read why.
 	lingerTimeout = time.Second
 
-	// startupBuffer suffices for the startup of every known client; there is one for each connection
-	// until its relay begins.
+	// startupBuffer suffices for the startup of every known client; there is one for each
+	// connection until its relay begins.
 	startupBuffer = 512
 )
 
-// client is one connection from a client, from its accept to its end. Its states, and what ends each:
+// client is one connection from a client, from its accept to its end. Its states, and what ends
+// each:
 //
-//	startup         first packets are read     StartupMessage -> authenticating
-//	                                           SSLRequest, GSSENCRequest -> negotiating, each once
-//	                                           CancelRequest -> cancelling
-//	                                           anything else, 10 s, drain, 1,000 newer ones: closed without an answer
-//	negotiating     'N', or 'S' and TLS        -> startup; a failed handshake: closed
-//	authenticating  SCRAM, where a password    the right proof -> connecting
-//	                is set                     a wrong one: FATAL 28P01 a second later; 10 s: closed
-//	connecting      role, database and bound   one is wrong, or drain: FATAL
-//	                are checked; then a spare  a session -> relaying
-//	                or a login                 the cluster refuses, or ConnectTimeout: FATAL
-//	                                           the client hangs up: the login is given up
-//	relaying        bytes go both ways         the cluster ends it: its words reach the client; no words: FATAL 08006,
-//	                                           or 08007 where a statement has not been answered
-//	                                           the client ends it: the session is closed, after the answers
-//	                                           that are due, or 10 s
-//	                                           drain -> draining
-//	draining        the transaction goes on    it ends: FATAL 57P01; DrainTimeout: closed
-//	cancelling      the request is forwarded   the cluster has taken it, or 10 s: closed
+//	startup         first packets are read    StartupMessage -> authenticating
+//	                                          SSLRequest, GSSENCRequest -> negotiating, each once
+//	                                          CancelRequest -> cancelling
+//	                                          anything else, 10 s, drain: closed without an answer
+//	negotiating     'N', or 'S' and TLS       -> startup; a failed handshake: closed
+//	authenticating  SCRAM, where a password   the right proof -> connecting
+//	                is set                    a wrong one: FATAL 28P01 a second later; 10 s: closed
+//	connecting      role, database and bound  one is wrong, or drain: FATAL
+//	                are checked; then a       a session -> relaying
+//	                spare or a login          the cluster refuses, or ConnectTimeout: FATAL
+//	                                          the client hangs up: the login is given up
+//	relaying        bytes go both ways        the cluster ends it: its words reach the client
+//	                                          it is lost: FATAL 08006, or 08007 if an answer is due
+//	                                          the client ends it: the session is closed, after the
+//	                                          answers that are due, or 10 s
+//	                                          drain -> draining
+//	draining        the transaction goes on   it ends: FATAL 57P01; DrainTimeout: closed
+//	cancelling      the request is forwarded  the cluster has taken it, or 10 s: closed
 //
-// startup, negotiating and authenticating are "half-open": serve keeps them on a list of bounded length.
+// startup, negotiating and authenticating are "half-open": server keeps them on a list of bounded
+// length, and one more closes the oldest.
 type client struct {
 	server *server
 	conn   net.Conn // TLS, once it is set up
@@ -233,8 +235,8 @@ func (c *client) greet(session *clusterSession, notices []pgproto3.NoticeRespons
 	return err
 }
 
-// watchHangUp calls f when the client hangs up, until stop, which returns the same error. A client may
-// send its first statements ahead; they stay in c.reader.
+// watchHangUp calls f when the client hangs up, until stop, which returns the same error. A client
+// may send its first statements ahead; they stay in c.reader.
 func (c *client) watchHangUp(f func(error)) (stop func() error) {
 	ended := make(chan error, 1)
 	go func() {

@@ -108,8 +108,8 @@ func encodeNotice(n *pgconn.Notice) *pgproto3.NoticeResponse {
 	}
 }
 
-// explainLogin makes what a client is told of a login that failed. What the cluster said stays as it
-// is, with advice where it has no HINT of its own.
+// explainLogin makes what a client is told of a login that failed. What the cluster said stays as
+// it is, with advice where it has no HINT of its own.
 func explainLogin(err error, settings map[string]string) *fatal {
 	f := &fatal{failed: true}
 	if said := new(pgconn.PgError); errors.As(err, &said) {

@@ -12,12 +12,12 @@ import (
 )
 
 // compatRules are what Compat drops or rewrites, and for whom. A setting has a row only where DSQL
-// behaves as the value asks for, or where nothing but text changes: a statement_timeout of 0 is true of
-// DSQL, one of 30 s would be a lie. A row without values takes every value.
+// behaves as the value asks for, or where nothing but text changes: a statement_timeout of 0 is
+// true of DSQL, one of 30 s would be a lie. A row without values takes every value.
 //
-// A statement's row is a regular expression for the whole of it, in which a blank stands for "\s+". What
-// is sent is instead, with the session's process ID for {pid}; an empty instead is a statement that
-// changes nothing.
+// A statement's row is a regular expression for the whole of it, in which a blank stands for "\s+".
+// What is sent is instead, with the session's process ID for {pid}; an empty instead is a statement
+// that changes nothing.
 var compatRules = []compatRule{
 	{setting: "client_min_messages", client: "Sequelize, pgAdmin, Rails, pg_dump"},
 	{setting: "bytea_output", values: "hex", client: "pgAdmin"},
@@ -47,8 +47,8 @@ type compatRule struct {
 	client    string // that needs the rule
 }
 
-// unchanged is sent in the place of a statement that is dropped. Its tag is SET; it gives a planner's
-// setting, which DSQL has, the value that it has unless somebody changed it.
+// unchanged is sent in the place of a statement that is dropped. Its tag is SET; it gives a
+// planner's setting, which DSQL has, the value that it has unless somebody changed it.
 const unchanged = "SET enable_tidscan TO DEFAULT"
 
 // drops tells whether a value of a setting is dropped.
@@ -61,8 +61,8 @@ func drops(setting, value string) bool {
 	return false
 }
 
-// dropSettings returns the settings of a startup message without those that are dropped, and a notice
-// for each of these.
+// dropSettings returns the settings of a startup message without those that are dropped, and a
+// notice for each of these.
 func dropSettings(settings map[string]string) (kept map[string]string, notices []pgproto3.NoticeResponse) {
 	kept = map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
@@ -85,7 +85,8 @@ func dropSettings(settings map[string]string) (kept map[string]string, notices [
 	return kept, notices
 }
 
-// dropOptions does the same for the parameter "options", which is a command line of "-c name=value".
+// dropOptions does the same for the parameter "options", which is a command line of "-c
+// name=value".
 func dropOptions(options string) (kept string, dropped []string) {
 	var words []string
 	all := splitOptions(options)
@@ -164,8 +165,8 @@ func rewriteQuery(query string, processID uint32) (rewritten string, changed []s
 	return strings.Join(parts, ";"), changed
 }
 
-// rewriteStatement returns what is sent for one statement, and what a notice calls it; nothing where
-// it is sent as it is.
+// rewriteStatement returns what is sent for one statement, and what a notice calls it; nothing
+// where it is sent as it is.
 func rewriteStatement(statement string, processID uint32) (instead, name string) {
 	patterns := compatPatterns()
 	if m := patterns.set.FindStringSubmatch(statement); m != nil && drops(m[1], unquote(m[2])) {

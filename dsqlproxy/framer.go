@@ -18,8 +18,8 @@ type framer struct {
 	last   byte   // of the body so far: all of a ReadyForQuery's
 }
 
-// next goes on in b up to the end of a message, and returns its type and what is behind it. The type is
-// 0 where b ends first.
+// next goes on in b up to the end of a message, and returns its type and what is behind it. The
+// type is 0 where b ends first.
 func (f *framer) next(b []byte) (kind byte, rest []byte, err error) {
 	if f.have < headerSize {
 		if f.have == 0 && len(b) >= headerSize {

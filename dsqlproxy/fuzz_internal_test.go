@@ -17,8 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// FuzzClient: whatever a client sends until its session begins, it is answered by N for requests for
-// encryption, by messages of PostgreSQL's protocol, or not at all; and the connection ends.
+// FuzzClient: whatever a client sends until its session begins, it is answered by N for requests
+// for encryption, by messages of PostgreSQL's protocol, or not at all; and the connection ends.
 func FuzzClient(f *testing.F) {
 	initial, err := (&pgproto3.SASLInitialResponse{AuthMechanism: scramMechanism, Data: []byte(rfc7677.clientFirst)}).Encode(nil)
 	require.NoError(f, err)

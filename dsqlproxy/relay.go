@@ -10,21 +10,22 @@ import (
 )
 
 const (
-	// Each direction reads into a buffer that grows while reads fill it: most sessions exchange short
-	// messages, and thousands of idle ones are held. The largest takes two full TLS records.
+	// Each direction reads into a buffer that grows while reads fill it: most sessions exchange
+	// short messages, and thousands of idle ones are held. The largest takes two full TLS records.
 	minBuffer = 1 << 10
 	maxBuffer = 32 << 10
 
-	// halfCloseTimeout is how long a client that has closed its side may wait for answers that are due.
-	// A process that was killed looks the same, and its session must not stay at the cluster.
+	// halfCloseTimeout is how long a client that has closed its side may wait for answers that are
+	// due. A process that was killed looks the same, and its session must not stay at the cluster.
 	halfCloseTimeout = 10 * time.Second
 )
 
-// relay carries the bytes of one session both ways, as they are. It reads no more of a message than its
-// header, to know when the session is idle and where words of its own may stand.
+// relay carries the bytes of one session both ways, as they are. It reads no more of a message than
+// its header, to know when the session is idle and where words of its own may stand.
 //
 // There are two goroutines: carryRequests reads the client and writes to the cluster, carryAnswers
-// reads the cluster and writes to the client. So a message costs one wake-up, one read and one write.
+// reads the cluster and writes to the client. So a message costs one wake-up, one read and one
+// write.
 type relay struct {
 	client  net.Conn
 	session *clusterSession
@@ -121,8 +122,8 @@ func (r *relay) request(b []byte) error {
 
 var errEnded = errors.New("the session has ended")
 
-// noteRequests looks for messages that the cluster answers with ReadyForQuery. It comes before they are
-// sent, so that the session is never idle while one is on its way.
+// noteRequests looks for messages that the cluster answers with ReadyForQuery. It comes before they
+// are sent, so that the session is never idle while one is on its way.
 func (r *relay) noteRequests(b []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -198,8 +199,8 @@ func (r *relay) deliver(b []byte, notices [][]byte) error {
 	return nil
 }
 
-// noteAnswers looks for the end of what was asked. It comes after that was written, so that nothing is
-// on its way to the client when the session is idle.
+// noteAnswers looks for the end of what was asked. It comes after that was written, so that nothing
+// is on its way to the client when the session is idle.
 func (r *relay) noteAnswers(b []byte) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -255,8 +256,8 @@ func (r *relay) drain() {
 // spoken stands for words that the client has already.
 var spoken = new(fatal)
 
-// finish ends the session, once. The client gets the words, where a message may stand. With ifIdle it
-// does nothing unless the session is idle.
+// finish ends the session, once. The client gets the words, where a message may stand. With ifIdle
+// it does nothing unless the session is idle.
 func (r *relay) finish(reason string, words *fatal, ifIdle bool) {
 	r.mu.Lock()
 	if r.ended || ifIdle && !r.idle() {
@@ -300,9 +301,9 @@ func (r *relay) clientLeft(err error) {
 	time.AfterFunc(halfCloseTimeout, func() { r.finish("the client left, and its answers did not come", nil, false) })
 }
 
-// clusterLeft ends the session with the cluster's last words, if there were any. Without them, what the
-// client has asked for may have been done or not; programs that run a transaction again look for 08007
-// there, which says so.
+// clusterLeft ends the session with the cluster's last words, if there were any. Without them, what
+// the client has asked for may have been done or not; programs that run a transaction again look
+// for 08007 there, which says so.
 func (r *relay) clusterLeft(err error) {
 	r.mu.Lock()
 	left, idle := r.left, r.idle()

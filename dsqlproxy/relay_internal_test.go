@@ -16,8 +16,19 @@ import (
 
 // bubble runs a relay between the two ends that the test gets, in a time of its own.
 func bubble(t *testing.T, test func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string)) {
+	t.Helper()
+	bubbleWhile(t, false, test)
+}
+
+// bubbleWhile does the same for a relay that begins when the proxy drains, or when it does not.
+func bubbleWhile(t *testing.T, draining bool, test func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string)) {
 	synctest.Test(t, func(t *testing.T) {
-		s := &server{log: slog.New(slog.DiscardHandler), accepting: t.Context(), relays: map[*relay]struct{}{}, keys: map[string]*clusterSession{}, drainTime: time.Hour}
+		accepting, stopAccepting := context.WithCancel(t.Context())
+		defer stopAccepting()
+		if draining {
+			stopAccepting()
+		}
+		s := &server{log: slog.New(slog.DiscardHandler), accepting: accepting, relays: map[*relay]struct{}{}, keys: map[string]*clusterSession{}, drainTime: time.Hour}
 		s.ctx, s.cancel = context.WithCancel(t.Context())
 		client, proxyClient := net.Pipe()
 		cluster, proxyCluster := net.Pipe()
@@ -65,8 +76,8 @@ var (
 	answerOne = bytes.Join([][]byte{message('T', "columns"), message('D', "1"), message('C', "SELECT 1\x00"), readyForQuery}, nil)
 )
 
-// The cluster's last words, at the end of the 60 minutes for one, reach the client as they are, with
-// none of the proxy's behind them.
+// The cluster's last words, at the end of the 60 minutes for one, reach the client as they are,
+// with none of the proxy's behind them.
 func TestClustersLastWords(t *testing.T) {
 	bubble(t, func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string) {
 		words := fatalBytes(t, refuse("57P01", "", "terminating connection due to its age"))
@@ -138,8 +149,8 @@ func TestClientLeft(t *testing.T) {
 	})
 }
 
-// Words of the proxy stand between messages, and a session is drained when its transaction has ended,
-// not before, and not while a statement is on its way.
+// Words of the proxy stand between messages, and a session is drained when its transaction has
+// ended, not before, and not while a statement is on its way.
 func TestDrainRelay(t *testing.T) {
 	begin := message('Q', "begin\x00")
 	began := append(message('C', "BEGIN\x00"), 'Z', 0, 0, 0, 5, 'T')
@@ -158,6 +169,14 @@ func TestDrainRelay(t *testing.T) {
 		expect(t, cluster, commit)
 		go send(t, cluster, committed)
 		expect(t, client, committed, fatalBytes(t, refuseShutdown()))
+		require.Equal(t, "drained", <-ended)
+	})
+}
+
+// A session that begins while the proxy drains ends at once.
+func TestDrainNewRelay(t *testing.T) {
+	bubbleWhile(t, true, func(t *testing.T, s *server, client, cluster net.Conn, ended <-chan string) {
+		expect(t, client, fatalBytes(t, refuseShutdown()))
 		require.Equal(t, "drained", <-ended)
 	})
 }

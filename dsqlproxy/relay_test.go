@@ -128,14 +128,16 @@ func TestHalfClose(t *testing.T) {
 	address := serve(t, &dsqlproxy.Proxy{})
 	conn := raw(t, address, append(startupBytes(3<<16, "user\x00admin\x00"), query("select pg_sleep(0.2)")...))
 	require.NoError(t, conn.(*net.TCPConn).CloseWrite())
+	began := time.Now()
 	answers, err := io.ReadAll(conn)
 	require.NoError(t, err)
+	require.Less(t, time.Since(began), 8*time.Second, "it waited for more than the answers")
 	require.Contains(t, string(answers), "SELECT 1\x00")
 	require.True(t, bytes.HasSuffix(answers, []byte{'Z', 0, 0, 0, 5, 'I'}))
 }
 
-// A client that vanishes in a transaction, without a word, ends its session at the cluster, and with it
-// the transaction.
+// A client that vanishes in a transaction, without a word, ends its session at the cluster, and
+// with it the transaction.
 func TestClientVanishes(t *testing.T) {
 	own := dsqltest.New(t)
 	p := &dsqlproxy.Proxy{Config: throughVPC(own)}

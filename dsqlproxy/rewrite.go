@@ -9,8 +9,8 @@ import (
 // maxRewritten is the longest message that is looked at. No statement of compatRules is longer.
 const maxRewritten = 8 << 10
 
-// editor rewrites the SQL in a client's messages by compatRules. It holds a message back until it is
-// whole, if it is a short Query or Parse, and lets everything else pass.
+// editor rewrites the SQL in a client's messages by compatRules. It holds a message back until it
+// is whole, if it is a short Query or Parse, and lets everything else pass.
 type editor struct {
 	processID uint32
 
@@ -83,8 +83,8 @@ func (e *editor) rewrite(message []byte) (rewritten []byte, changed []string) {
 	return append(append(append(rewritten, before...), query...), after...), changed
 }
 
-// splitStatements splits at the semicolons that stand outside of quotes and comments (PostgreSQL docs,
-// "Lexical Structure"). strings.Join with ";" is the opposite.
+// splitStatements splits at the semicolons that stand outside of quotes and comments (PostgreSQL
+// docs, "Lexical Structure"). strings.Join with ";" is the opposite.
 func splitStatements(query string) (parts []string) {
 	start := 0
 	for i := 0; i < len(query); {

@@ -25,9 +25,9 @@ const (
 	// maxSASL bounds a client's message. Real ones take some 150 bytes.
 	maxSASL = 2048
 
-	// A wrong password is answered after proofDelay, and maxProofs passwords are looked at at a time.
-	// Together they bound how many a guesser can try: 16 a second, however many connections it opens.
-	// A client with the right password waits only while a guesser is at work.
+	// A wrong password is answered after proofDelay, and maxProofs passwords are looked at at a
+	// time. Together they bound how many a guesser can try: 16 a second, however many connections
+	// it opens. A client with the right password waits only while a guesser is at work.
 	proofDelay = time.Second
 	maxProofs  = 16
 )
@@ -98,8 +98,8 @@ func (s *scramSecret) first(message, serverNonce string) (*scramExchange, string
 	return e, e.serverFirst, nil
 }
 
-// final reads the client's second message. It returns the server's, and whether the client knows the
-// password.
+// final reads the client's second message. It returns the server's, and whether the client knows
+// the password.
 func (e *scramExchange) final(message string) (reply string, ok bool, err error) {
 	without, proofText, found := strings.Cut(message, ",p=")
 	proof, err := base64.StdEncoding.DecodeString(proofText)

@@ -77,8 +77,8 @@ func TestPasswordCharacters(t *testing.T) {
 	}
 }
 
-// However many connections a guesser opens, it has maxProofs guesses a proofDelay; the right password
-// waits for no delay of its own.
+// However many connections a guesser opens, it has maxProofs guesses a proofDelay; the right
+// password waits for no delay of its own.
 func TestWrongPasswordsAreSlowed(t *testing.T) {
 	secret := rfc7677Secret(t, "pencil2")
 	right := rfc7677Secret(t, "pencil")

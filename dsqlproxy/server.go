@@ -25,8 +25,8 @@ const (
 	// rule, before the next one.
 	acceptPause = 10 * time.Millisecond
 
-	// maxHalfOpen bounds the connections that have not said who they are. One more ends the oldest: a
-	// client sends its startup within milliseconds, so the oldest is not one.
+	// maxHalfOpen bounds the connections that have not said who they are. One more ends the oldest:
+	// a client sends its startup within milliseconds, so the oldest is not one.
 	maxHalfOpen = 1000
 )
 
@@ -270,8 +270,8 @@ func isLocal(a net.Addr) bool {
 	return false
 }
 
-// serverTLS adds what PostgreSQL's direct TLS needs. A browser offers other protocols than this one,
-// so its handshake fails (PostgreSQL docs, "SSL Session Encryption").
+// serverTLS adds what PostgreSQL's direct TLS needs. A browser offers other protocols than this
+// one, so its handshake fails (PostgreSQL docs, "SSL Session Encryption").
 func serverTLS(c *tls.Config) *tls.Config {
 	c = c.Clone()
 	c.NextProtos = []string{alpnProtocol}

@@ -44,8 +44,8 @@ func settingHint(said *pgconn.PgError, settings map[string]string) string {
 	return hint
 }
 
-// namesCluster tells whether a client wants to say which cluster it is for, as AWS lets clients do that
-// send no server name. It would be a way around the one that the proxy is for.
+// namesCluster tells whether a client wants to say which cluster it is for, as AWS lets clients do
+// that send no server name. It would be a way around the one that the proxy is for.
 func namesCluster(settings map[string]string) bool {
 	const option = "amzn-cluster-id"
 	options := strings.ReplaceAll(strings.Join(splitOptions(settings["options"]), " "), "_", "-")

@@ -36,11 +36,11 @@ const (
 	soakOpTime  = 8 * time.Second
 )
 
-// TestSoak has clients write through a proxy while everything breaks on both sides of it: the cluster
-// refuses, resets, falls silent, cuts commits and ends sessions after seconds; clients vanish in the middle
-// of a message, stop reading, send other protocols, and cancel each other. At the end, what was
-// acknowledged is there once, what was reported unknown at most once, what failed is not there; no
-// session is left at the cluster, and the proxy's memory and goroutines are back.
+// TestSoak has clients write through a proxy while everything breaks on both sides of it: the
+// cluster refuses, resets, falls silent, cuts commits and ends sessions after seconds; clients
+// vanish in the middle of a message, stop reading, send other protocols, and cancel each other. At
+// the end, what was acknowledged is there once, what was reported unknown at most once, what failed
+// is not there; no session is left at the cluster, and the proxy's memory and goroutines are back.
 func TestSoak(t *testing.T) {
 	seed := *soakSeed
 	if seed == 0 {
@@ -353,7 +353,8 @@ func (s *soak) connect(ctx context.Context, id string) error {
 	return insert(ctx, conn, id)
 }
 
-// cancel writes a row in a transaction that is cancelled on its way, by a request that comes at any time.
+// cancel writes a row in a transaction that is cancelled on its way, by a request that comes at any
+// time.
 func (s *soak) cancel(ctx context.Context, id string) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {

@@ -18,12 +18,13 @@ const (
 	// spares are replaced after 10 minutes, which leaves 50.
 	spareLifetime = 10 * time.Minute
 
-	// A spare's connection is read all the time, so one that the cluster ends is noticed at once. One
-	// that the network has swallowed is noticed by a Sync that is not answered.
+	// A spare's connection is read all the time, so one that the cluster ends is noticed at once.
+	// One that the network has swallowed is noticed by a Sync that is not answered.
 	sparePing        = 20 * time.Second
 	sparePingTimeout = 5 * time.Second
 
-	// spareRetry is the wait after a login that failed; the login itself has tried for ConnectTimeout.
+	// spareRetry is the wait after a login that failed; the login itself has tried for
+	// ConnectTimeout.
 	spareRetry = 5 * time.Second
 )
 
@@ -34,8 +35,8 @@ const (
 //	checking     ReadyForQuery -> idle        5 s of silence, an error: replaced
 //	taken        it is the client's, for ever
 //
-// A spare belongs to a key, the role and the settings that it was logged in with. A client whose key
-// has no spare takes over the place of the key that was not asked for longest.
+// A spare belongs to a key, the role and the settings that it was logged in with. A client whose
+// key has no spare takes over the place of the key that was not asked for longest.
 type spares struct {
 	want  int
 	logIn func(ctx context.Context, key string) (*clusterSession, error)

@@ -13,7 +13,8 @@ import (
 	"strings"
 )
 
-// What a client's first packet can be, beside a StartupMessage (PostgreSQL docs, "Message Formats").
+// What a client's first packet can be, beside a StartupMessage (PostgreSQL docs, "Message
+// Formats").
 const (
 	tlsHandshakeRecord = 0x16 // first byte of a ClientHello: direct TLS
 	cancelRequestCode  = 80877102
@@ -33,8 +34,8 @@ const (
 	alpnProtocol = "postgresql"
 )
 
-// errMalformed is a first packet that no PostgreSQL client sends. It is not answered: whoever sent it
-// speaks another protocol.
+// errMalformed is a first packet that no PostgreSQL client sends. It is not answered: whoever sent
+// it speaks another protocol.
 var errMalformed = errors.New("not a PostgreSQL client")
 
 // firstPacket is one of these.
@@ -138,7 +139,8 @@ func (c *client) startTLS(direct bool) error {
 	if direct {
 		conn = &prefixedConn{Conn: conn, reader: c.reader}
 	} else if c.reader.Buffered() > 0 {
-		// They could be an attacker's, to be taken for what the client sends inside TLS (CVE-2021-23222).
+		// They could be an attacker's, to be taken for what the client sends inside TLS
+		// (CVE-2021-23222).
 		return fmt.Errorf("%w: bytes between SSLRequest and ClientHello", errMalformed)
 	}
 	tlsConn := tls.Server(conn, c.server.tls)

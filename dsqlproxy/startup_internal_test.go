@@ -91,7 +91,8 @@ func TestReadFirstPacketRefused(t *testing.T) {
 	}
 }
 
-// FuzzFirstPacket: whatever a client sends first, there is no panic, and a packet that is taken is one.
+// FuzzFirstPacket: whatever a client sends first, there is no panic, and a packet that is taken is
+// one.
 func FuzzFirstPacket(f *testing.F) {
 	f.Add(packet(sslRequestCode, ""))
 	f.Add(packet(cancelRequestCode, "\x00\x00\x00\x07secr"))

@@ -22,8 +22,8 @@ type Stats struct {
 	BytesToClient  uint64
 }
 
-// Stats returns the figures of the Serve that runs, or that ran last. It may be called at any time, by
-// any number of goroutines.
+// Stats returns the figures of the Serve that runs, or that ran last. It may be called at any time,
+// by any number of goroutines.
 func (p *Proxy) Stats() Stats {
 	s := p.server.Load()
 	if s == nil {

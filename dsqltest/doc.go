@@ -24,6 +24,11 @@
 // service's does. The reason for one, which a client is never told, is in
 // [Server.Attempts], together with what every connection showed on its way in.
 //
+// It also takes WebSockets whose frames carry PostgreSQL's protocol, as clusters do on
+// port 443: on the same port, where it tells HTTP from PostgreSQL inside TLS, or on one of
+// its own by [WithWebSocketAddress]. How a cluster answers what is no such WebSocket is not
+// recorded; here the answers are a web server's.
+//
 // # What is behind it
 //
 // PostgreSQL is started from the binaries installed on the machine (Linux and

@@ -315,6 +315,32 @@ func ExampleServer_SetFaults() {
 	// sessions: 2
 }
 
+// A network that resets PostgreSQL on 5432 and lets 443 through.
+func ExampleWithWebSocketAddress() {
+	ctx := context.Background()
+	server, err := dsqltest.Start(ctx, dsqltest.WithWebSocketAddress("127.0.0.1:0"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer server.Close()
+	server.SetFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnClientHello, Effect: dsqltest.Reset}))
+	server.SetWebSocketFaults(nil) // as it is anyway
+
+	config := server.Config()
+	config.Transport = "auto"
+	conn, err := dsql.Connect(ctx, config)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close(ctx)
+	for _, attempt := range server.Attempts() {
+		fmt.Println(attempt.WebSocket, attempt.Address == server.WebSocketAddr(), attempt.Outcome)
+	}
+	// Output:
+	// false false reset on ClientHello
+	// true true ok
+}
+
 func ExampleAlways() {
 	ctx := context.Background()
 	server, err := dsqltest.Start(ctx, dsqltest.WithFaults(dsqltest.Always(dsqltest.Fault{Phase: dsqltest.OnClientHello, Effect: dsqltest.Reset})))

@@ -15,9 +15,9 @@ type Fault struct {
 	Effect Effect
 
 	// After is how many bytes of the server's answers in the phase still arrive, so that a message
-	// can be cut at any place. Up to OnClientHello these are bytes on the wire, from OnStartup on
-	// bytes inside TLS. If the server sends fewer bytes in the phase, nothing happens. OnAccept and
-	// SkipPassword ignore After.
+	// can be cut at any place. Up to OnClientHello these are bytes on the wire, for OnUpgrade bytes
+	// inside TLS, from OnStartup on bytes inside TLS or the WebSocket. If the server sends fewer
+	// bytes in the phase, nothing happens. OnAccept and SkipPassword ignore After.
 	After int
 }
 
@@ -40,13 +40,14 @@ const (
 	OnAccept      Phase = iota // TCP is open
 	OnSSLRequest               // an SSLRequest came: not for a client that begins with TLS
 	OnClientHello              // a ClientHello came, first or after an SSLRequest: TLS is not set up yet
+	OnUpgrade                  // a request for a WebSocket came: its frames should begin
 	OnStartup                  // the startup message came: the password should be asked for
 	OnPassword                 // the password came: the session should begin
 	OnQuery                    // the session's first message came; this phase lasts to its end
 )
 
 func (p Phase) String() string {
-	if names := []string{"accept", "SSLRequest", "ClientHello", "startup message", "password", "query"}; p >= 0 && int(p) < len(names) {
+	if names := []string{"accept", "SSLRequest", "ClientHello", "upgrade", "startup message", "password", "query"}; p >= 0 && int(p) < len(names) {
 		return names[p]
 	}
 	return fmt.Sprintf("Phase(%d)", int(p))
@@ -102,9 +103,12 @@ func (s *Server) SetFaults(next func() Fault) {
 // Always returns a func for WithFaults and SetFaults that has f happen on every connection.
 func Always(f Fault) func() Fault { return func() Fault { return f } }
 
-func (s *Server) nextFault() Fault {
+func (s *Server) nextFault(webSocketOnly bool) Fault {
 	s.mu.Lock()
 	next := s.conditions.faults
+	if webSocketOnly {
+		next = s.conditions.webSocketFaults
+	}
 	s.mu.Unlock()
 	if next == nil {
 		return Fault{}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -45,9 +44,10 @@ type client struct {
 	// its password, and more, together with the startup message.
 	reader *bufio.Reader
 
-	direct     bool // TLS from the first byte
-	serverName string
-	admitted   bool // the quotas count it
+	direct        bool // TLS from the first byte
+	webSocketOnly bool // it came to the port for WebSockets
+	serverName    string
+	admitted      bool // the quotas count it
 
 	fault  Fault
 	phase  Phase // how far the client is, for the fault
@@ -63,8 +63,8 @@ type rawConn struct {
 
 func (r *rawConn) Read(p []byte) (int, error) { return r.reader.Read(p) }
 
-func newClient(s *Server, network latency.TCPConn, fault Fault) *client {
-	c := &client{server: s, attempt: s.newAttempt(network.LocalAddr().String()), network: network, fault: fault}
+func newClient(s *Server, network latency.TCPConn, webSocketOnly bool, fault Fault) *client {
+	c := &client{server: s, attempt: s.newAttempt(network.LocalAddr().String()), network: network, webSocketOnly: webSocketOnly, fault: fault}
 	// As small as bufio has it: TLS reads in larger pieces, which go past it.
 	c.raw = &rawConn{Conn: c.wrap(network, OnSSLRequest, OnClientHello), reader: bufio.NewReaderSize(network, 16), client: c}
 	c.conn = c.raw
@@ -213,6 +213,9 @@ func (c *client) setUpTLS() error {
 			c.direct = true
 			return c.handshake()
 		}
+		if c.webSocketOnly {
+			return errors.New("no TLS on the port for WebSockets")
+		}
 		code, body, err := readPacket(c.raw)
 		if err != nil {
 			return fmt.Errorf("reading the first packet: %w", err)
@@ -240,7 +243,11 @@ func (c *client) setUpTLS() error {
 
 func (c *client) handshake() error {
 	c.phase = OnClientHello
-	conn := tls.Server(c.raw, c.server.tls)
+	config := c.server.tls
+	if c.webSocketOnly {
+		config = c.server.webSocketTLS
+	}
+	conn := tls.Server(c.raw, config)
 	if err := conn.HandshakeContext(c.server.ctx); err != nil {
 		return fmt.Errorf("TLS handshake: %w", err)
 	}
@@ -252,7 +259,11 @@ func (c *client) handshake() error {
 	c.phase = OnStartup
 	c.conn = c.wrap(conn, OnStartup, OnQuery)
 	c.reader = bufio.NewReaderSize(conn, readBuffer)
-	return nil
+	http, err := c.speaksHTTP(conn)
+	if err == nil && http {
+		return c.upgrade(conn)
+	}
+	return err
 }
 
 // inspectHello looks at a ClientHello before it is answered: a client that turns the
@@ -260,12 +271,7 @@ func (c *client) handshake() error {
 func (c *client) inspectHello(hello *tls.ClientHelloInfo) error {
 	c.serverName = hello.ServerName
 	c.record(func(a *Attempt) { a.ServerName = hello.ServerName })
-	// PostgreSQL 17 does the same: without ALPN, another protocol's client could
-	// be led to speak to this port (the ALPACA attack).
-	if c.direct && !slices.Contains(hello.SupportedProtos, alpnProtocol) {
-		return errors.New("direct TLS needs the ALPN protocol " + alpnProtocol)
-	}
-	return nil
+	return c.checkALPN(hello)
 }
 
 // route finds the cluster. byName is the server name that led to it, which is

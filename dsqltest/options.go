@@ -21,30 +21,32 @@ type Option func(*options)
 const defaultTransactionAge = 5 * time.Minute
 
 type options struct {
-	clusterID     string
-	region        string
-	suffix        string
-	vpcEndpoint   string
-	roles         []string
-	address       string
-	dataDir       string
-	authorityFile string
-	withSchema    bool // scripts and pattern were given
-	scripts       fs.FS
-	pattern       string
-	ignoreCancel  bool
-	now           func() time.Time
-	conditions    conditions // at the start
+	clusterID        string
+	region           string
+	suffix           string
+	vpcEndpoint      string
+	roles            []string
+	address          string
+	webSocketAddress string // "": none
+	dataDir          string
+	authorityFile    string
+	withSchema       bool // scripts and pattern were given
+	scripts          fs.FS
+	pattern          string
+	ignoreCancel     bool
+	now              func() time.Time
+	conditions       conditions // at the start
 }
 
 // conditions are what tests change while a server runs.
 type conditions struct {
-	rate           bucket
-	maxConnections int
-	waking         int // startups still to refuse
-	lifetime       time.Duration
-	roundTrip      time.Duration
-	faults         func() Fault
+	rate            bucket
+	maxConnections  int
+	waking          int // startups still to refuse
+	lifetime        time.Duration
+	roundTrip       time.Duration
+	faults          func() Fault
+	webSocketFaults func() Fault
 
 	transactionAge time.Duration
 }
@@ -191,12 +193,19 @@ func (o *options) check() error {
 	if o.withSchema && o.scripts == nil {
 		return errors.New("dsqltest: WithSchema: no FS given: use one such as os.DirFS(\"testdata\"), or leave the option out")
 	}
-	host, _, err := net.SplitHostPort(o.address)
+	if err := checkLoopback("WithAddress", o.address); err != nil || o.webSocketAddress == "" {
+		return err
+	}
+	return checkLoopback("WithWebSocketAddress", o.webSocketAddress)
+}
+
+func checkLoopback(option, address string) error {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("dsqltest: WithAddress: %w: use one such as 127.0.0.1:0", err)
+		return fmt.Errorf("dsqltest: %s: %w: use one such as 127.0.0.1:0", option, err)
 	}
 	if addr, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !addr.IsLoopback()) {
-		return fmt.Errorf("dsqltest: WithAddress: %q is not a loopback address: use 127.0.0.1, [::1] or localhost", o.address)
+		return fmt.Errorf("dsqltest: %s: %q is not a loopback address: use 127.0.0.1, [::1] or localhost", option, address)
 	}
 	return nil
 }

@@ -39,11 +39,12 @@ const (
 // Server is the endpoint of one cluster. Its methods are safe for concurrent use, also after Close.
 type Server struct {
 	options
-	listener    net.Listener
-	postgres    *postgres.Server
-	authority   *authority
-	tls         *tls.Config
-	credentials aws.Credentials
+	listener          net.Listener
+	webSockets        net.Listener // nil: none
+	postgres          *postgres.Server
+	authority         *authority
+	tls, webSocketTLS *tls.Config
+	credentials       aws.Credentials
 
 	ctx     context.Context // what the server does by itself, until Close
 	cancel  context.CancelFunc
@@ -78,6 +79,7 @@ type Attempt struct {
 	SSLRequest bool   // TLS was asked for with an SSLRequest, else begun directly
 	TLSVersion uint16 // as tls.VersionTLS13
 	ALPN       string // agreed protocol
+	WebSocket  bool   // what follows was in the frames of a WebSocket
 
 	User      string
 	ClusterID string // where the connection was routed, by SNI or amzn-cluster-id
@@ -170,11 +172,13 @@ func (s *Server) start(ctx context.Context) error {
 	s.tls = &tls.Config{
 		Certificates: []tls.Certificate{certificate},
 		MinVersion:   tls.VersionTLS12,
-		NextProtos:   []string{alpnProtocol},
+		NextProtos:   []string{alpnProtocol, alpnHTTP},
 		GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 			return nil, hello.Conn.(*rawConn).client.inspectHello(hello)
 		},
 	}
+	s.webSocketTLS = s.tls.Clone()
+	s.webSocketTLS.NextProtos = []string{alpnHTTP}
 	config := postgres.Config{DataDir: s.dataDir, Catalog: catalogSQL, Setup: rules.RolesSQL(s.roles)}
 	if s.postgres, err = postgres.Start(ctx, config); err != nil {
 		return fmt.Errorf("dsqltest: %w", err)
@@ -185,13 +189,16 @@ func (s *Server) start(ctx context.Context) error {
 	if s.listener, err = new(net.ListenConfig).Listen(ctx, "tcp", s.address); err != nil {
 		return fmt.Errorf("dsqltest: WithAddress: %w: use port 0 for a free one", err)
 	}
-	s.serving.Go(s.accept)
+	if err := s.listenForWebSockets(ctx); err != nil {
+		return err
+	}
+	s.serving.Go(func() { s.accept(s.listener) })
 	return nil
 }
 
 // Config returns the configuration that connects to this server as admin.
 func (s *Server) Config() dsql.Config {
-	return dsql.Config{
+	c := dsql.Config{
 		Host:        s.Endpoint(),
 		DialAddress: s.Addr(),
 		RootCAs:     s.RootCAs(),
@@ -199,6 +206,10 @@ func (s *Server) Config() dsql.Config {
 			return s.credentials, nil
 		}),
 	}
+	if s.webSockets != nil {
+		c.DialAddress, c.DialFunc = "", s.dialPorts
+	}
+	return c
 }
 
 // Format prints the names and the address, so that %+v shows no keys.
@@ -218,8 +229,10 @@ func (s *Server) shutdown() error {
 		conn.Close()
 	}
 	s.mu.Unlock()
-	if s.listener != nil {
-		s.listener.Close()
+	for _, l := range []net.Listener{s.listener, s.webSockets} {
+		if l != nil {
+			l.Close()
+		}
 	}
 	s.serving.Wait()
 	if s.postgres != nil {
@@ -282,9 +295,9 @@ func (s *Server) Attempts() []Attempt {
 	return attempts
 }
 
-func (s *Server) accept() {
+func (s *Server) accept(l net.Listener) {
 	for {
-		conn, err := s.listener.Accept()
+		conn, err := l.Accept()
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
@@ -300,7 +313,8 @@ func (s *Server) accept() {
 		if !s.track(network) {
 			return
 		}
-		c := newClient(s, network, s.nextFault())
+		webSocketOnly := l == s.webSockets
+		c := newClient(s, network, webSocketOnly, s.nextFault(webSocketOnly))
 		s.serving.Go(func() {
 			defer s.drop(network)
 			c.serve()

@@ -223,15 +223,14 @@ func (t *turn) committing() {
 // end ends the attempt. It returns how long the attempt took, without its wait, and whether it lost
 // to another one of its lane. A second call does nothing.
 func (t *turn) end(result outcome) (length time.Duration, lostToPeer bool) {
-	now := time.Now()
-	length = now.Sub(t.started)
 	l := t.lane
 	if l == nil {
-		return length, false
+		return time.Since(t.started), false
 	}
 	t.table.mu.Lock()
 	defer t.table.mu.Unlock()
-	t.lane = nil
+	now := time.Now()
+	length, t.lane = now.Sub(t.started), nil
 	if t.early != nil {
 		t.early.Stop()
 	}

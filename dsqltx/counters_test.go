@@ -43,3 +43,17 @@ func countersDB(t *testing.T, s *counters.Server, conns int) *sql.DB {
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db
 }
+
+// openCounters opens both ways to a server, which the caller closes.
+func openCounters(t *testing.T, s *counters.Server, conns int) (*pgxpool.Pool, *sql.DB) {
+	t.Helper()
+	config, err := pgxpool.ParseConfig("host=counters user=u dbname=d sslmode=disable")
+	require.NoError(t, err)
+	config.ConnConfig, config.MaxConns = s.ConnConfig(), int32(conns)
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	db := stdlib.OpenDB(*s.ConnConfig())
+	db.SetMaxOpenConns(conns)
+	db.SetMaxIdleConns(conns)
+	return pool, db
+}

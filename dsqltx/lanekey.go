@@ -30,6 +30,7 @@ func statementKey(db any, sql string, args []any) laneKey {
 	h := newKeyHash(db)
 	h.WriteString(sql)
 	for _, arg := range args {
+		h.WriteByte(0)
 		if !h.add(arg) {
 			return 0
 		}
@@ -62,9 +63,9 @@ func (h *keyHash) integer(n uint64) {
 
 // add hashes an argument. It returns false for one that is no scalar.
 func (h *keyHash) add(arg any) bool {
-	h.WriteByte(0) // between arguments
 	switch v := arg.(type) {
 	case nil:
+		h.WriteByte(2)
 		return true
 	case string:
 		h.integer(uint64(len(v)))
@@ -82,6 +83,8 @@ func (h *keyHash) add(arg any) bool {
 	case reflect.Bool:
 		if v.Bool() {
 			h.WriteByte(1)
+		} else {
+			h.WriteByte(3)
 		}
 		return true
 	case reflect.Int, reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:

@@ -15,8 +15,8 @@ import (
 
 var errNoCommand = errors.New("the command is not there")
 
-// runBehindProxy runs a command whose environment leads PostgreSQL clients to the proxy. It returns the
-// command's status.
+// runBehindProxy runs a command whose environment leads PostgreSQL clients to the proxy. It returns
+// the command's status.
 func (c *command) runBehindProxy(p *dsqlproxy.Proxy, l *listeners, args []string) (int, error) {
 	path, err := exec.LookPath(args[0])
 	if err != nil {
@@ -29,8 +29,9 @@ func (c *command) runBehindProxy(p *dsqlproxy.Proxy, l *listeners, args []string
 	return c.runChild(path, args[1:], env)
 }
 
-// proxyEnvironment is what PostgreSQL clients read: libpq's variables, and DATABASE_URL. The URL has no
-// sslmode, which not all that read it know; they all do without TLS where the server has none.
+// proxyEnvironment is what PostgreSQL clients read: libpq's variables, and DATABASE_URL. The URL
+// has no sslmode, which not all that read it know; they all do without TLS where the server has
+// none.
 func proxyEnvironment(p *dsqlproxy.Proxy, a net.Addr) (variables [][2]string) {
 	host, port, query := "", defaultProxyPort, ""
 	if unix, ok := a.(*net.UnixAddr); ok {

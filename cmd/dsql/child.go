@@ -9,8 +9,8 @@ import (
 	"syscall"
 )
 
-// runChild returns a program's exit status. Ctrl-C in a terminal reaches both processes. It is meant for
-// the program, and main's signal handler keeps it from ending this one.
+// runChild returns a program's exit status. Ctrl-C in a terminal reaches both processes. It is
+// meant for the program, and main's signal handler keeps it from ending this one.
 func (c *command) runChild(path string, args, env []string) (int, error) {
 	child := exec.Command(path, args...)
 	child.Env = env

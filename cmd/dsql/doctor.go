@@ -32,6 +32,7 @@ var verdictStatuses = map[dsqldoctor.Verdict]int{
 	dsqldoctor.VerdictInspectionKeyExchange: exitNetwork,
 	dsqldoctor.VerdictOtherServer:           exitNetwork,
 	dsqldoctor.VerdictSilence:               exitNetwork,
+	dsqldoctor.VerdictWebSocket:             exitNetwork,
 	dsqldoctor.VerdictSNI:                   exitTLS,
 	dsqldoctor.VerdictCertificate:           exitTLS,
 	dsqldoctor.VerdictQuota:                 exitService,

@@ -19,6 +19,7 @@ import (
 
 	"github.com/dsqlgo/dsql/dsqldoctor"
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 // Every verdict has a status, and the manual says which.
@@ -48,10 +49,7 @@ func atoi(t *testing.T, s string) (n int) {
 
 // The built command meets one verdict of each class.
 func TestDoctorExitStatus(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	const closed = nettest.ClosedAddress
 
 	asleep := dsqltest.New(t, dsqltest.WithWaking(1_000))
 	ahead := dsqltest.New(t, dsqltest.WithClock(func() time.Time { return time.Now().Add(time.Hour) }))

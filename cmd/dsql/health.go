@@ -32,8 +32,8 @@ func serveHealth(ctx context.Context, address string, p *dsqlproxy.Proxy) (io.Cl
 	return server, nil
 }
 
-// healthHandler has the paths that Kubernetes' probes are pointed at. The proxy is alive as long as it
-// answers; it is ready when a client that comes now can expect a session.
+// healthHandler has the paths that Kubernetes' probes are pointed at. The proxy is alive as long as
+// it answers; it is ready when a client that comes now can expect a session.
 func healthHandler(stats func() dsqlproxy.Stats) http.Handler {
 	ok := func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") }
 	mux := http.NewServeMux()

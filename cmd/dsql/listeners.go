@@ -33,8 +33,8 @@ type accepted struct {
 	err  error
 }
 
-// openListeners opens what the flags name: unless they name any, loopback and PostgreSQL's port, or any
-// free port for a command that is told which.
+// openListeners opens what the flags name: unless they name any, loopback and PostgreSQL's port, or
+// any free port for a command that is told which.
 func openListeners(ctx context.Context, f *proxyFlags) (*listeners, error) {
 	l := &listeners{accepted: make(chan accepted), closed: make(chan struct{})}
 	l.close = sync.OnceValue(func() error {

@@ -67,9 +67,9 @@ func (c *command) proxy(ctx context.Context, args []string) (status int, err err
 	return status, errors.Join(err, <-served)
 }
 
-// relayThreads is half of the processors. A relay's goroutines wait for sockets, and threads that look for
-// work wake each other more often than they find some: with one thread for two processors, eight
-// clients get more answers a second, for less of the processors (docs/benchmarks.md).
+// relayThreads is half of the processors. A relay's goroutines wait for sockets, and threads that
+// look for work wake each other more often than they find some: with one thread for two processors,
+// eight clients get more answers a second, for less of the processors (docs/benchmarks.md).
 func relayThreads() int { return max(1, runtime.NumCPU()/2) }
 
 // logInOnce finds out whether clients will get a session.
@@ -169,8 +169,9 @@ func (c *command) proxyLogger(f *proxyFlags) (*slog.Logger, error) {
 	return nil, usageError(fmt.Sprintf("--log-format: %q is neither text nor json", f.logFormat))
 }
 
-// proxyPassword reads the password of a file without its last line break, or of the environment. There
-// is no flag for the password itself, since other users of the machine can read a command line.
+// proxyPassword reads the password of a file without its last line break, or of the environment.
+// There is no flag for the password itself, since other users of the machine can read a command
+// line.
 func (c *command) proxyPassword(file string) (string, error) {
 	if file == "" {
 		return c.getenv(passwordVariable), nil

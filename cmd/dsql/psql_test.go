@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/dsqlgo/dsql/dsqltest"
+	"github.com/dsqlgo/dsql/internal/nettest"
 )
 
 // The real psql logs in by every form of an endpoint, under verify-full.
@@ -134,10 +135,7 @@ PGPASSWORD=$("$1" token) psql -XAt -c 'select current_user'`
 }
 
 func TestPsqlExitStatus(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	closed := listener.Addr().String()
-	require.NoError(t, listener.Close())
+	const closed = nettest.ClosedAddress
 	for _, tt := range []struct {
 		name, connString string
 		args             []string

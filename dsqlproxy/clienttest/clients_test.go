@@ -1,6 +1,6 @@
-// Package clienttest runs the PostgreSQL clients of other languages through "dsql proxy", in front of
-// package dsqltest under a VPC endpoint's name; and, without the proxy, what docs/other-languages.md
-// shows.
+// Package clienttest runs the PostgreSQL clients of other languages through "dsql proxy", in front
+// of package dsqltest under a VPC endpoint's name; and, without the proxy, what
+// docs/other-languages.md shows.
 package clienttest
 
 import (

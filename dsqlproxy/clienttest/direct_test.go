@@ -45,8 +45,8 @@ func directEnv(t *testing.T) []string {
 		"DSQL_URL="+vpcURL(), "SSL_CERT_FILE="+caFile, "NODE_EXTRA_CA_CERTS="+caFile)
 }
 
-// runSnippet writes a program of the page to a file and runs it. It must log in under the name that the
-// page is about, and only with the name: the certificate was verified.
+// runSnippet writes a program of the page to a file and runs it. It must log in under the name that
+// the page is about, and only with the name: the certificate was verified.
 func runSnippet(t *testing.T, name, dir, file, command string, args ...string) {
 	t.Helper()
 	code, ok := snippets(t)[name]

@@ -16,7 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// memoryPerClient bounds what an idle client costs the proxy: 41 KiB were measured with 5,000 of them.
+// memoryPerClient bounds what an idle client costs the proxy: 41 KiB were measured with 5,000 of
+// them.
 const memoryPerClient = 64 << 10
 
 // Thousands of idle clients are held, and each can be used afterwards.

@@ -23,8 +23,9 @@ var (
 )
 
 // TestThroughput measures pgbench with "select 1" and the extended protocol: directly, through
-// "dsql proxy" and through pgbouncer in session mode, which verifies the same certificate. They take
-// turns, so that other load on the machine affects all of them; the ratio is that of each round.
+// "dsql proxy" and through pgbouncer in session mode, which verifies the same certificate. They
+// take turns, so that other load on the machine affects all of them; the ratio is that of each
+// round.
 //
 //	go test ./dsqlproxy/clienttest -run TestThroughput -v -throughput.rounds 7
 func TestThroughput(t *testing.T) {
@@ -84,8 +85,8 @@ func token(t *testing.T) string {
 	return strings.TrimSpace(string(out))
 }
 
-// startPgBouncer runs one until the test ends, and returns its port. The endpoint's name is in a hosts
-// file that it alone sees, which takes root and a mount namespace.
+// startPgBouncer runs one until the test ends, and returns its port. The endpoint's name is in a
+// hosts file that it alone sees, which takes root and a mount namespace.
 func startPgBouncer(t *testing.T) (port string) {
 	t.Helper()
 	bouncer, err := exec.LookPath("pgbouncer")

@@ -34,6 +34,8 @@ const (
 	insert          // insert into counters values (ID, N)
 )
 
+var quoted = regexp.MustCompile(`'(-?\d+)'`)
+
 const number = `(\$\d|-?\d+)`
 
 var patterns = []struct {
@@ -54,7 +56,9 @@ var patterns = []struct {
 }
 
 func parse(sql string) (*statement, *pgproto3.ErrorResponse) {
-	text := strings.ToLower(strings.Trim(sql, " \n;"))
+	// pgx's simple protocol puts arguments in as ' '1' '.
+	text := quoted.ReplaceAllString(strings.ToLower(sql), "$1")
+	text = strings.Trim(strings.Join(strings.Fields(text), " "), " ;")
 	for _, p := range patterns {
 		m := p.pattern.FindStringSubmatch(text)
 		if m == nil {

@@ -186,7 +186,7 @@ func (c *Conn) Opened() time.Time {
 // ConnectionState returns the state of TLS; before the login it is the zero one.
 func (c *Conn) ConnectionState() tls.ConnectionState {
 	if s := c.session.Load(); s != nil {
-		return s.ConnectionState()
+		return s.tls
 	}
 	return tls.ConnectionState{}
 }
@@ -194,7 +194,7 @@ func (c *Conn) ConnectionState() tls.ConnectionState {
 // NetConn returns the connection under TLS; before the login, the one that pgx dialled.
 func (c *Conn) NetConn() net.Conn {
 	if s := c.session.Load(); s != nil {
-		return s.NetConn()
+		return s.tcp
 	}
 	return c.raw
 }

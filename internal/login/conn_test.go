@@ -38,7 +38,7 @@ func openedSession(t *testing.T, answers string) (*Session, net.Conn) {
 	go func() { done <- server.Handshake() }()
 	require.NoError(t, client.Handshake())
 	require.NoError(t, <-done)
-	return &Session{Conn: client, opened: time.Now(), answers: []byte(answers)}, server
+	return &Session{Conn: client, tcp: near, tls: client.ConnectionState(), opened: time.Now(), answers: []byte(answers)}, server
 }
 
 // rawConn is what pgx dialled, which is never used.

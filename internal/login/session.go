@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"sync/atomic"
 	"time"
 )
@@ -15,7 +16,9 @@ const maxSessionMessage = 10 << 20
 
 // Session is a connection that is logged in. Read returns the server's answers to the login first.
 type Session struct {
-	*tls.Conn
+	net.Conn
+	tcp     net.Conn // that TLS runs in
+	tls     tls.ConnectionState
 	opened  time.Time
 	answers []byte
 

@@ -22,6 +22,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// ClosedAddress refuses TCP connections. No system hands out port 1 to a process that asks for any
+// port. The port of a listener that was closed may soon belong to another process.
+const ClosedAddress = "127.0.0.1:1"
+
 // Listen serves TCP connections on loopback until the test ends, each by a call of serve.
 func Listen(t *testing.T, serve func(*net.TCPConn)) (address string) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -19,18 +19,11 @@ import (
 	"github.com/dsqlgo/dsql/examples/ecosystem/internal/local"
 )
 
+const withCA = `export NODE_EXTRA_CA_CERTS="$DSQL_CA_FILE"; `
+
 func TestConnector(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Skip("dsqltest does not run here")
-	}
-	for _, program := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed", program)
-		}
-	}
 	dir := install(t)
 	exports := local.Start(t).Exports
-	const withCA = `export NODE_EXTRA_CA_CERTS="$DSQL_CA_FILE"; `
 
 	type result struct {
 		User       string
@@ -67,11 +60,38 @@ func TestConnector(t *testing.T) {
 	require.Equal(t, 11, n)
 }
 
-// install puts the connector into a directory of its own, in the versions of package-lock.json.
+// A client of WebSockets that is not ours, and that knows nothing of PostgreSQL.
+func TestWebSocket(t *testing.T) {
+	dir := install(t)
+	exports := local.Start(t).Exports
+
+	type result struct {
+		Value      string
+		Length     int
+		Authorized bool
+		ALPN       string
+		Closed     int
+	}
+	want := result{Value: "admin42", Length: 100_000, Authorized: true, ALPN: "http/1.1", Closed: 1000}
+	require.Equal(t, want, decode[result](t, shell(t, dir, exports, withCA+"node websocket.mjs")))
+
+	require.Contains(t, fails(t, dir, exports, "unset NODE_EXTRA_CA_CERTS; node websocket.mjs"), "CERT")
+	require.Contains(t, fails(t, dir, exports, withCA+"AWS_SECRET_ACCESS_KEY=wrong node websocket.mjs"), "unable to accept connection, access denied")
+}
+
+// install puts the packages into a directory of its own, in the versions of package-lock.json.
 func install(t *testing.T) string {
 	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("dsqltest does not run here")
+	}
+	for _, program := range []string{"node", "npm"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
 	dir := t.TempDir()
-	for _, name := range []string{"package.json", "package-lock.json", "query.mjs"} {
+	for _, name := range []string{"package.json", "package-lock.json", "query.mjs", "websocket.mjs"} {
 		content, err := os.ReadFile(name)
 		require.NoError(t, err)
 		require.NoError(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
