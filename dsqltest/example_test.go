@@ -371,6 +371,7 @@ func ExamplePhase() {
 	// accept
 	// SSLRequest
 	// ClientHello
+	// upgrade
 	// startup message
 	// password
 	// query
