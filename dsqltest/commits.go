@@ -1,7 +1,7 @@
 package dsqltest
 
-// CommitFault is what becomes of one commit: a COMMIT, of whatever
-// transaction, or the end of a statement that writes outside of one.
+// CommitFault is what happens to one commit: a COMMIT, or the end of a statement that writes in
+// autocommit.
 type CommitFault uint8
 
 const (
@@ -14,7 +14,7 @@ const (
 	UnavailableAfterCommit  // applied, if PostgreSQL can, and answered in the same way
 )
 
-// TransactionCounts is what has happened to transactions so far.
+// TransactionCounts counts the ends of transactions.
 type TransactionCounts struct {
 	Applied         int // commits, in the sense of CommitFault, that PostgreSQL has made
 	Conflicts       int // answers with OC000
@@ -22,34 +22,33 @@ type TransactionCounts struct {
 	Cuts            int // connections cut by BeforeCommit and AfterCommit
 }
 
-// Transactions returns the counts. A commit is counted before its answer leaves.
+// Transactions returns the counts. A commit is counted before its answer is sent.
 func (s *Server) Transactions() TransactionCounts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.transactions
 }
 
-// SetCommitFaults has next called at every commit, in any session, and obeyed.
-// It is called from many goroutines at once. It takes the place of what was set
-// before, ConflictNext and CutNext included; nil ends all faults.
+// SetCommitFaults has next choose what happens to each commit, in all sessions. next is called by
+// several goroutines at once. SetCommitFaults replaces what was set before, also by ConflictNext
+// and CutNext; nil is no faults.
 func (s *Server) SetCommitFaults(next func() CommitFault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.commitFaults, s.scripted = next, nil
 }
 
-// ConflictNext has the next n commits fail with OC000. It comes after
-// what earlier calls of it and of CutNext have left, and before
-// SetCommitFaults.
+// ConflictNext has the next n commits fail with OC000. It comes after what earlier calls of
+// ConflictNext and CutNext have left, and before SetCommitFaults.
 func (s *Server) ConflictNext(n int) { s.script(n, Conflict) }
 
-// CutNext cuts the connections of the next n commits at point, which is
-// BeforeCommit or AfterCommit. It takes turns as ConflictNext does.
+// CutNext cuts the connections of the next n commits. point is BeforeCommit or AfterCommit. It is
+// queued as ConflictNext is.
 func (s *Server) CutNext(n int, point CommitFault) { s.script(n, point) }
 
 // UnavailableNext has the next n statements fail with XX000, server unavailable. COMMIT and
-// ROLLBACK are not counted among them: for COMMIT there are UnavailableBeforeCommit and
-// UnavailableAfterCommit, and for logins [RefuseUnavailable].
+// ROLLBACK do not count: use UnavailableBeforeCommit and UnavailableAfterCommit for COMMIT, and
+// [RefuseUnavailable] for logins.
 func (s *Server) UnavailableNext(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,19 +7,17 @@ import (
 	"time"
 )
 
-// Fault is what goes wrong with one connection, between the server and the
-// client: the server has heard the client and does as ever, but not all that it
-// says arrives. The zero Fault is none.
+// Fault is a failure of one connection on the way from the server to the client. The server
+// receives what the client sends and works as usual, but only a part of its answers arrives. The
+// zero Fault is no failure.
 type Fault struct {
 	Phase  Phase
 	Effect Effect
 
-	// After is how many bytes of what the server says in the phase still arrive,
-	// so that a message can be cut anywhere: bytes on the wire up to
-	// OnClientHello, bytes inside TLS for OnUpgrade, and bytes inside TLS or the
-	// WebSocket from OnStartup on. A phase in which the
-	// server says less passes without the fault. OnAccept and SkipPassword know
-	// no After.
+	// After is how many bytes of the server's answers in the phase still arrive, so that a message
+	// can be cut at any place. Up to OnClientHello these are bytes on the wire, for OnUpgrade bytes
+	// inside TLS, from OnStartup on bytes inside TLS or the WebSocket. If the server sends fewer
+	// bytes in the phase, nothing happens. OnAccept and SkipPassword ignore After.
 	After int
 }
 
@@ -34,8 +32,8 @@ func (f Fault) String() string {
 	return fmt.Sprintf("%v on %v", f.Effect, f.Phase)
 }
 
-// Phase is what the client did last when a fault strikes: it strikes the
-// server's answer to that.
+// Phase is what the client sent last when a fault happens. The fault hits the server's answer to
+// it.
 type Phase int
 
 const (
@@ -55,29 +53,27 @@ func (p Phase) String() string {
 	return fmt.Sprintf("Phase(%d)", int(p))
 }
 
-// Effect is how a fault shows.
+// Effect is what the client notices of a fault.
 type Effect int
 
 const (
-	// Reset ends the connection with a TCP reset. What the client had not read by
-	// then may be lost.
+	// Reset ends the connection with a TCP reset. What the client has not read by then may be lost.
 	Reset Effect = iota + 1
 
-	// HangUp ends it in order (FIN), though without a goodbye in TLS.
+	// HangUp closes the connection with FIN, but without a close_notify alert in TLS.
 	HangUp
 
-	// Silence keeps it open and says nothing more, until the client leaves or
-	// the server is closed.
+	// Silence keeps the connection open and sends nothing more, until the client closes it or the
+	// server is closed.
 	Silence
 
-	// Garbage says something that is neither TLS nor PostgreSQL's protocol, and
-	// then nothing more, as Silence. Read as a message it has a length of 0.
+	// Garbage sends bytes that are neither TLS nor PostgreSQL's protocol, and then nothing more,
+	// like Silence. Read as a message of the protocol, their length is 0.
 	Garbage
 
-	// SkipPassword lets the client in when its startup message came, without
-	// asking for a password, whatever the Phase is. A password that the client
-	// sent all the same is the first message of the session, where PostgreSQL
-	// refuses it.
+	// SkipPassword accepts the client after its startup message without asking for a password. The
+	// Phase does not matter. If the client sends a password anyway, PostgreSQL refuses it as the
+	// first message of the session.
 	SkipPassword
 )
 
@@ -90,22 +86,21 @@ func (e Effect) String() string {
 
 const garbage = "?\x00\x00\x00\x00 neither TLS nor PostgreSQL\n"
 
-// WithFaults has next choose what goes wrong with each connection. It is
-// called once for each that is accepted, in their order and never twice at
-// once. The default, nil, is no faults.
+// WithFaults has next choose the fault of each connection. next is called once for each accepted
+// connection, in the order of accepting, and never twice at once. The default is nil: no faults.
 func WithFaults(next func() Fault) Option {
 	return func(o *options) { o.conditions.faults = next }
 }
 
-// SetFaults is WithFaults for connections accepted from now on. The func that was
-// there before may be in a last call.
+// SetFaults is like WithFaults, for connections accepted from now on. A call of the func that was
+// set before may still be running when SetFaults returns.
 func (s *Server) SetFaults(next func() Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conditions.faults = next
 }
 
-// Always is for WithFaults and SetFaults: f on every connection.
+// Always returns a func for WithFaults and SetFaults that has f happen on every connection.
 func Always(f Fault) func() Fault { return func() Fault { return f } }
 
 func (s *Server) nextFault(webSocketOnly bool) Fault {

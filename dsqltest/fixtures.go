@@ -22,25 +22,24 @@ import (
 // schemaTimeout bounds the making and the dropping of a schema; a script may build indexes.
 const schemaTimeout = time.Minute
 
-// WithSchema has the server run, as admin, the SQL files of fsys that match pattern (see
-// [path.Match]), in the order of their names: at its start, and in every schema that Schema
-// makes. Each statement is a transaction of its own unless the file says otherwise, and meets
-// the rules that a client's does; one that fails, fails the start, which names the file and
-// line. Index jobs are waited for.
+// WithSchema runs SQL files as admin: those of fsys that match pattern (see [path.Match]), in the
+// order of their names. They run when the server starts, and in each schema that Schema makes. Each
+// statement is a transaction of its own, unless the file begins one. The rules for clients apply.
+// If a statement fails, the start fails, and the error names the file and the line. WithSchema
+// waits for index jobs.
 //
-// No fault strikes these statements, and they are neither in Attempts nor in Transactions.
+// Faults do not happen to these statements. Attempts and Transactions do not show them.
 func WithSchema(fsys fs.FS, pattern string) Option {
 	return func(o *options) { o.withSchema, o.scripts, o.pattern = true, fsys, pattern }
 }
 
-// Schema makes a schema for one test, so that tests which run in parallel can share a server,
-// and returns the Config that works in it: its search_path is the schema alone. The scripts of
-// WithSchema are run there; their names must not be qualified then. It belongs to admin, and
-// every role may use it, as is so in the schema public. It is dropped when tb ends; close
-// connections before that.
+// Schema makes a schema for one test, and returns a Config whose search_path is this schema alone.
+// So tests that run in parallel can share a server. The scripts of WithSchema run in the schema;
+// they must not name a schema. It belongs to admin, and all roles may use it, as they may use
+// public. It is dropped when tb ends: close its connections before.
 //
-// A change in such a schema meets only the sessions that began in it with OC001. At the service too
-// that error is for those who use the same namespace (AWS guide, "Asynchronous indexes").
+// A schema change there causes OC001 only in sessions that use the same schema. The service has the
+// same scope (AWS guide, "Asynchronous indexes").
 func (s *Server) Schema(tb testing.TB) dsql.Config {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), schemaTimeout)

@@ -6,15 +6,14 @@ import (
 	"github.com/dsqlgo/dsql/dsqltest/internal/latency"
 )
 
-// WithRoundTripTime adds d to every round trip, half in each direction; the
-// default is 0. The throughput stays. A connection also pays d once before the
-// server sees its first byte: that is TCP's own handshake, which a real network
-// makes the client wait for and loopback does not.
+// WithRoundTripTime adds d to each round trip, half of it in each direction. The default is 0. The
+// throughput stays the same. A new connection waits for another d before the server reads its first
+// byte. This is the time of TCP's handshake, for which a client waits in a real network.
 func WithRoundTripTime(d time.Duration) Option {
 	return func(o *options) { o.conditions.roundTrip = d }
 }
 
-// SetRoundTripTime is WithRoundTripTime for connections accepted from now on.
+// SetRoundTripTime is like WithRoundTripTime, for connections accepted from now on.
 func (s *Server) SetRoundTripTime(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// Option changes a server from its defaults. A value that cannot work is
-// reported by New and Start.
+// Option changes a default of the server. New and Start report wrong values.
 type Option func(*options)
 
 // defaultTransactionAge is the documented limit.
@@ -75,23 +74,25 @@ func WithVPCEndpoint(name string) Option {
 	return func(o *options) { o.vpcEndpoint = name }
 }
 
-// WithRoles names the roles that may log in beside admin, in place of the
-// default, which is one role named "app". No names: admin only.
+// WithRoles sets the roles that may log in, besides admin. The default is one role, "app". Without
+// names, only admin may log in.
 func WithRoles(names ...string) Option {
 	return func(o *options) { o.roles = slices.Clone(names) }
 }
 
-// WithClock sets the clock that tokens are checked against and transactions age by; the default is
-// time.Now. It is called from many goroutines at once. Certificates keep to
-// the machine's clock, since that is what clients check them against.
+// WithClock sets the clock for the expiry of tokens and the age of transactions. The default is
+// time.Now. It is called by several goroutines at once. Certificates use the machine's clock,
+// because clients check them against it.
 func WithClock(now func() time.Time) Option {
 	return func(o *options) { o.now = now }
 }
 
-// WithCancel says whether cancel requests end the query that they are for, as PostgreSQL has it.
-// The default is true. A cluster has been seen to take no notice of them; false does the same. They
-// are taken with and without TLS: psql before version 17, psycopg2 and JDBC send them in plain
-// text.
+// WithCancel says whether a cancel request ends the query that it is for, as in PostgreSQL. The
+// default is true. One report says that a cluster ignored cancel requests; WithCancel(false) does
+// the same.
+//
+// Cancel requests are accepted with and without TLS: psql before version 17, psycopg2 and JDBC send
+// them in plain text.
 func WithCancel(heeded bool) Option {
 	return func(o *options) { o.ignoreCancel = !heeded }
 }
@@ -102,28 +103,28 @@ func WithAddress(address string) Option {
 	return func(o *options) { o.address = address }
 }
 
-// WithDataDir keeps PostgreSQL's data in dir, which is created when missing
-// and stays after Close. The default is a temporary directory.
+// WithDataDir keeps PostgreSQL's data in dir. dir is created if it is missing, and stays after
+// Close. The default is a temporary directory.
 func WithDataDir(dir string) Option {
 	return func(o *options) { o.dataDir = dir }
 }
 
-// WithAuthorityFile keeps the certificate authority in a file, certificate and private
-// key in PEM, so that clients may keep trusting CAPEM. It is made when missing, and anew when
-// less than a month of its year is left. The default is an authority of the server's own.
+// WithAuthorityFile keeps the certificate authority in a file, so that clients can go on trusting
+// CAPEM. The file holds the certificate and the private key in PEM. It is created if it is missing,
+// and replaced if less than a month of its year is left. The default is a new authority for each
+// server.
 func WithAuthorityFile(file string) Option {
 	return func(o *options) { o.authorityFile = file }
 }
 
-// WithTransactionAge sets how old a transaction may get, by the clock of
-// WithClock: 5 minutes by default, and no limit for 0 or less. The next
-// statement in an older one fails with SQLSTATE 54000, COMMIT too; ROLLBACK
-// does not.
+// WithTransactionAge sets the maximum age of a transaction, by the clock of WithClock. The default
+// is 5 minutes, as at the service; 0 or less is no limit. In an older transaction, the next
+// statement and COMMIT fail with SQLSTATE 54000. ROLLBACK works.
 func WithTransactionAge(d time.Duration) Option {
 	return func(o *options) { o.conditions.transactionAge = d }
 }
 
-// SetTransactionAge is WithTransactionAge for every statement from now on.
+// SetTransactionAge is like WithTransactionAge, for all statements from now on.
 func (s *Server) SetTransactionAge(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,55 +14,52 @@ const (
 	defaultLifetime       = time.Hour
 )
 
-// WithConnectQuota sets how many connections may be opened: perSecond, after a
-// burst. The default is the service's documented quota, 100 a second and 1,000.
-// A negative perSecond means no quota; a burst below 1 lets nobody in.
+// WithConnectQuota limits new connections: perSecond, after a burst. The default is the documented
+// quota of the service: 100 a second, 1,000 at once. A negative perSecond is no limit. With a burst
+// below 1, no connection is accepted.
 //
-// It is a bucket of burst tokens that fills continuously, which is our reading of
-// the documentation. A login takes one once its startup message has found the
-// cluster, and gives none back. One that is refused then, with [RefuseRate] or
-// for another limit, takes none.
+// The quota is a token bucket that holds burst tokens and fills continuously. This is our reading
+// of the guide. A login takes one token when its startup message has found the cluster. Logins that
+// are refused for this or another limit take none.
 func WithConnectQuota(perSecond float64, burst int) Option {
 	return func(o *options) { o.conditions.rate = newBucket(perSecond, burst) }
 }
 
-// SetConnectQuota is WithConnectQuota while the server runs. The burst begins anew.
+// SetConnectQuota is like WithConnectQuota, for a running server. The bucket is full again.
 func (s *Server) SetConnectQuota(perSecond float64, burst int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conditions.rate = newBucket(perSecond, burst)
 }
 
-// WithMaxConnections sets how many connections may be open, 10,000 by default
-// as documented; a negative n means any number. More are refused with
-// [RefuseConnections]. A connection counts from its startup message on.
+// WithMaxConnections limits open connections. The default is the documented 10,000; a negative n is
+// no limit. More are refused with [RefuseConnections]. A connection counts from its startup message
+// on.
 func WithMaxConnections(n int) Option {
 	return func(o *options) { o.conditions.maxConnections = n }
 }
 
-// SetMaxConnections is WithMaxConnections while the server runs. Connections
-// that are open stay.
+// SetMaxConnections is like WithMaxConnections, for a running server. Open connections stay open.
 func (s *Server) SetMaxConnections(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conditions.maxConnections = n
 }
 
-// WithWaking makes the cluster one that wakes up: the first startups that find
-// it are refused with [RefuseWaking], at the startup message. The default is 0.
+// WithWaking has the cluster wake up: the first logins, startups of them, are refused with
+// [RefuseWaking], at their startup message. The default is 0.
 func WithWaking(startups int) Option {
 	return func(o *options) { o.conditions.waking = startups }
 }
 
-// WithSessionLifetime sets how long a session lives before the server ends it;
-// 60 minutes by default, as documented, and no limit for 0 or less. How the
-// service ends one is not recorded. Here it closes the connection without a
-// word: an idle session ends between messages, a busy one in the middle.
+// WithSessionLifetime limits the lifetime of sessions. The default is the documented 60 minutes; 0
+// or less is no limit. How the service ends a session is not recorded. The endpoint closes the
+// connection without a message, an idle session between messages and a busy one at any point.
 func WithSessionLifetime(d time.Duration) Option {
 	return func(o *options) { o.conditions.lifetime = d }
 }
 
-// SetSessionLifetime is WithSessionLifetime for sessions that begin from now on.
+// SetSessionLifetime is like WithSessionLifetime, for sessions that begin from now on.
 func (s *Server) SetSessionLifetime(d time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,15 +72,15 @@ func (s *Server) sessionLifetime() time.Duration {
 	return s.conditions.lifetime
 }
 
-// Sessions is how many sessions are open: logged in and not ended.
+// Sessions returns the number of open sessions.
 func (s *Server) Sessions() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.sessions)
 }
 
-// Refusal is why the service turns a login down. It reaches the client as a
-// FATAL error that ends the connection.
+// Refusal is why the service refuses a login. The client gets it as a FATAL error that ends the
+// connection.
 type Refusal struct {
 	Code    string // SQLSTATE
 	Message string
@@ -108,9 +105,9 @@ func (r Refusal) refusal() *refusal {
 	return refused
 }
 
-// RefuseNext has the next n logins refused with r, whatever token they bring.
-// They take their part of the quota and show their token in Attempts. Further calls
-// add to it: their refusals come after those that are still due.
+// RefuseNext has the next n logins refused with r, whatever their tokens are. They count for the
+// quota, and Attempts shows their tokens. Further calls add refusals after those that are still to
+// come.
 func (s *Server) RefuseNext(n int, r Refusal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

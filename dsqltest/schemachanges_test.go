@@ -130,7 +130,8 @@ func TestSchemaChangeEndsStatement(t *testing.T) {
 	}
 }
 
-// What else becomes of a transaction that has used what changed, where the change waits for nothing.
+// What else becomes of a transaction that has used what changed, where the change waits for
+// nothing.
 func TestOutdatedTransaction(t *testing.T) {
 	s := New(t)
 	setup := connect(t, connConfig(t, s, adminRole))

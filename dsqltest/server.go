@@ -36,8 +36,7 @@ const (
 	keptAttempts = 100_000
 )
 
-// Server is one cluster's endpoint. Its methods may be called by any number of
-// goroutines at once, also after Close.
+// Server is the endpoint of one cluster. Its methods are safe for concurrent use, also after Close.
 type Server struct {
 	options
 	listener          net.Listener
@@ -72,8 +71,8 @@ type Server struct {
 	scripted     []CommitFault // due to the next commits, before commitFaults
 }
 
-// Attempt is what one connection showed on its way in. Fields that it did not
-// get to are zero.
+// Attempt is what one connection sent and met while connecting. Fields of steps that it did not
+// reach are zero.
 type Attempt struct {
 	Address    string // what the client dialled, "host:port"
 	ServerName string // SNI, "" when none was sent
@@ -94,21 +93,21 @@ type Attempt struct {
 	// Cancel is set when the client came to cancel a query, not to log in.
 	Cancel bool
 
-	// Fault is what went wrong with the connection by WithFaults or SetFaults,
-	// once it has; a fault that was chosen may not come to it.
+	// Fault is the fault of WithFaults or SetFaults that happened to the connection. It is the zero
+	// Fault if none happened, also if one was chosen.
 	Fault Fault
 
-	// Outcome is "" while the login is under way, then "ok", the message of the
-	// refusal, what broke the connection, or the Fault that did.
+	// Outcome is "" during the login. Then it is "ok", the message of the refusal, the error that
+	// ended the connection, or the text of the Fault that did.
 	Outcome string
 
-	// Reason is why access was denied. The client is not told.
+	// Reason is why access was denied. The client does not get it.
 	Reason string
 }
 
-// New starts a server that is closed when tb ends. It fails tb when that does not work,
-// with a word on what to install if PostgreSQL is missing. It then has a PostgreSQL
-// started for the next server of this process.
+// New starts a server, and closes it when tb ends. If that fails, it fails tb. If PostgreSQL is
+// missing, the message says what to install. New also starts a PostgreSQL in the background, for
+// the next New or Start of this process.
 func New(tb testing.TB, opts ...Option) *Server {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(tb.Context(), startTimeout)
@@ -126,9 +125,8 @@ func New(tb testing.TB, opts ...Option) *Server {
 	return s
 }
 
-// Start starts a server that runs until Close. ctx bounds the start only. The
-// error says which option is wrong, or what PostgreSQL lacks and how to
-// install it.
+// Start starts a server that runs until Close. ctx bounds only the start. Errors name the wrong
+// option, or say how to install PostgreSQL.
 func Start(ctx context.Context, opts ...Option) (*Server, error) {
 	o, err := newOptions(opts)
 	if err != nil {
@@ -214,13 +212,13 @@ func (s *Server) Config() dsql.Config {
 	return c
 }
 
-// Format keeps the server's keys out of what prints it.
+// Format prints the names and the address, so that %+v shows no keys.
 func (s *Server) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "dsqltest.Server(%s at %s)", s.Endpoint(), s.Addr())
 }
 
-// Close ends every session and stops PostgreSQL. It returns when nothing of
-// the server is left, and may be called more than once.
+// Close ends all sessions, stops PostgreSQL and removes temporary files. It may be called more than
+// once.
 func (s *Server) Close() error { return s.close() }
 
 func (s *Server) shutdown() error {
@@ -276,17 +274,17 @@ func (s *Server) CAPEM() []byte { return s.authority.pem() }
 // Credentials are the server's own key pair, which signs valid tokens.
 func (s *Server) Credentials() aws.Credentials { return s.credentials }
 
-// AllowKey lets one more key pair sign tokens, for every role. Tokens must
-// carry exactly sessionToken, or none when it is empty. An access key ID that is allowed
-// already is replaced.
+// AllowKey accepts tokens that are signed with one more key pair, for every role. If sessionToken
+// is not empty, tokens must carry it; else they must carry none. It replaces an earlier AllowKey
+// with the same access key ID.
 func (s *Server) AllowKey(accessKeyID, secretKey, sessionToken string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.keys[accessKeyID] = key{secret: secretKey, sessionToken: sessionToken}
 }
 
-// Attempts returns a copy of what every connection so far showed, in the order
-// they were accepted; of very many, the last 50,000 at least.
+// Attempts returns a copy of what all connections did so far, in the order of accepting. If there
+// are very many, it returns at least the last 50,000.
 func (s *Server) Attempts() []Attempt {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 // concerned, the direction to PostgreSQL sends something else than the client did, and leaves a
 // rewrite for the direction to the client.
 //
-// A transaction is in one of these states. "Sees" is the status that the client has been told, "has"
-// is PostgreSQL's.
+// A transaction is in one of these states. "Sees" is the status that the client has been told,
+// "has" is PostgreSQL's.
 //
 //	state      sees  has  ends by
 //	none       I     I    BEGIN: open
@@ -33,9 +33,9 @@ import (
 //	                      any other statement: OC001, failed
 //	failed     E     E    COMMIT, which is a ROLLBACK, and ROLLBACK: none
 //
-// lost, outdated and displaced are told by the verdict, which is COMMIT's answer. A transaction that
-// has lost works on copies of its tables, see requests.lose. One that is displaced is a new, empty
-// transaction for PostgreSQL. Outside of a block, a series of extended-query messages is
+// lost, outdated and displaced are told by the verdict, which is COMMIT's answer. A transaction
+// that has lost works on copies of its tables, see requests.lose. One that is displaced is a new,
+// empty transaction for PostgreSQL. Outside of a block, a series of extended-query messages is
 // PostgreSQL's own implicit transaction, up to Sync.
 type exchange struct {
 	host Host
