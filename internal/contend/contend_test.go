@@ -30,6 +30,7 @@ func TestPolicies(t *testing.T) {
 				loop := simulate(t, tt.Cell, roundTrip, contend.Policies[0])
 				run := simulate(t, tt.Cell, roundTrip, contend.Policies[2])
 				t.Logf("loop %+v", loop)
+				t.Logf("AWS  %+v", simulate(t, tt.Cell, roundTrip, contend.Policies[1]))
 				t.Logf("Run  %+v", run)
 				if tt.ceiling {
 					require.Greater(t, run.PerSecond, 0.45*float64(tt.Rows)/roundTrip.Seconds())
@@ -52,6 +53,7 @@ func TestTransfers(t *testing.T) {
 	run := simulate(t, cell, 5*time.Millisecond, contend.Policies[2])
 	keyed := simulate(t, cell, 5*time.Millisecond, contend.Keyed)
 	t.Logf("loop  %+v", loop)
+	t.Logf("AWS   %+v", simulate(t, cell, 5*time.Millisecond, contend.Policies[1]))
 	t.Logf("Run   %+v", run)
 	t.Logf("keyed %+v", keyed)
 	require.Greater(t, run.PerSecond, 0.97*loop.PerSecond) // both are random
