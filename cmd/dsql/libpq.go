@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -22,6 +23,9 @@ import (
 // is the server name, which libpq sends as SNI and verifies. If another address is dialled, it is in
 // PGHOSTADDR (PostgreSQL docs, "Parameter Key Words").
 func (c *command) libpqSettings(ctx context.Context, config dsql.Config, connString string) (map[string]string, error) {
+	if config.Transport == "websocket" {
+		return nil, errors.New("transport=websocket: libpq knows no WebSockets; start psql behind dsql proxy: dsql proxy CONNECTION-STRING -- psql")
+	}
 	conn, err := config.ConnConfig(ctx)
 	if err != nil {
 		return nil, err

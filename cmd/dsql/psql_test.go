@@ -232,6 +232,17 @@ func TestPsqlLookupFails(t *testing.T) {
 	require.Equal(t, "dsql psql: no such host: db.example.com; run dsql doctor to see why\n", got.stderr)
 }
 
+// psql knows no WebSockets: one that was asked for is an error, and one that may be is left out.
+func TestPsqlTransport(t *testing.T) {
+	connString := "dsql://app@" + server.Endpoint() + "?dial_address=127.0.0.1&sslrootcert=" + url.PathEscape(caPath)
+	got := runHere(t, nil, "psql", "--print-env", connString+"&transport=websocket")
+	require.Equal(t, exitFailure, got.status)
+	require.Contains(t, got.stderr, "start psql behind dsql proxy")
+	got = runHere(t, nil, "psql", "--print-env", connString+"&transport=auto")
+	require.Equal(t, exitOK, got.status, got.stderr)
+	require.Contains(t, got.stdout, "export PGPORT=5432\n")
+}
+
 func TestPsqlAddresses(t *testing.T) {
 	got := runHere(t, func(c *command) {
 		c.lookup = func(context.Context, string) ([]string, error) { return []string{"10.0.0.1", "fd00::2"}, nil }
