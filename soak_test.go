@@ -44,7 +44,7 @@ const (
 
 // TestSoak has pools of pgx and database/sql, and single connections, read and write while
 // everything goes wrong that dsqltest can have go wrong, with tokens and sessions that last
-// seconds and credentials that rotate and fail. A third of the connections are WebSockets. At the end the books balance: what was
+// seconds and credentials that rotate and fail. At the end the books balance: what was
 // acknowledged is there once, what was reported unknown at most once, what failed is not there,
 // and no other row is.
 //
@@ -97,7 +97,6 @@ type soak struct {
 	server      *dsqltest.Server
 	config      dsql.Config
 	pool        *pgxpool.Pool
-	webSockets  *pgxpool.Pool // the same, by WebSocket
 	db          *sql.DB
 	calm        atomic.Bool // no more faults
 	credentials atomic.Uint64
@@ -141,10 +140,6 @@ func newSoak(t *testing.T, seed uint64) *soak {
 	s.config.ConnectTimeout = 4 * time.Second
 	s.config.Params = map[string]string{"pool_max_conns": "12"}
 	s.pool, err = dsql.NewPool(t.Context(), s.config)
-	require.NoError(t, err)
-	webSocket := s.config
-	webSocket.Transport = "websocket"
-	s.webSockets, err = dsql.NewPool(t.Context(), webSocket)
 	require.NoError(t, err)
 	other := s.config
 	other.Params = nil
@@ -229,7 +224,7 @@ func (s *soak) spoil() {
 			return dsqltest.Fault{}
 		}
 		effects := []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp, dsqltest.Garbage, dsqltest.SkipPassword, dsqltest.Silence}
-		f := dsqltest.Fault{Phase: dsqltest.Phase(connections.IntN(int(dsqltest.OnQuery) + 1)), Effect: effects[connections.IntN(len(effects))]}
+		f := dsqltest.Fault{Phase: dsqltest.Phase(connections.IntN(6)), Effect: effects[connections.IntN(len(effects))]}
 		f.After = connections.IntN([]int{1, 10, 300}[connections.IntN(3)]) // some answers are short
 		if f.Effect == dsqltest.Silence && connections.IntN(10) > 0 {
 			f.Effect = dsqltest.Reset // each silence takes whole seconds
@@ -307,17 +302,9 @@ func (s *soak) work(ctx context.Context, worker int) {
 	}
 }
 
-// anyPool returns one of the two of pgx.
-func (s *soak) anyPool(random *rand.Rand) *pgxpool.Pool {
-	if random.IntN(2) == 0 {
-		return s.pool
-	}
-	return s.webSockets
-}
-
 func (s *soak) runTx(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
 	counter := random.IntN(8)
-	return []string{"counted " + id}, dsqltx.Run(ctx, s.anyPool(random), func(ctx context.Context, tx pgx.Tx) error {
+	return []string{"counted " + id}, dsqltx.Run(ctx, s.pool, func(ctx context.Context, tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, "insert into ledger values ($1)", "counted "+id); err != nil {
 			return err
 		}
@@ -344,7 +331,7 @@ func (s *soak) exec(ctx context.Context, random *rand.Rand, id string) ([]string
 			return err
 		})
 	}
-	_, err := dsqltx.Exec(ctx, s.anyPool(random), "insert into ledger values ($1)", id)
+	_, err := dsqltx.Exec(ctx, s.pool, "insert into ledger values ($1)", id)
 	return []string{id}, err
 }
 
@@ -355,7 +342,7 @@ func (s *soak) writeRows(ctx context.Context, random *rand.Rand, id string) ([]s
 		rows[i] = []any{fmt.Sprintf("%s row %d", id, i)}
 	}
 	w := dsqltx.Writer{Table: pgx.Identifier{"ledger"}, Columns: []string{"id"}, BatchRows: 20, Insert: random.IntN(2) == 0}
-	report, err := w.Write(ctx, s.anyPool(random), rows)
+	report, err := w.Write(ctx, s.pool, rows)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for state, became := range map[dsqltx.BatchState]fate{dsqltx.BatchIn: acknowledged, dsqltx.BatchUnknown: unknown, dsqltx.BatchOut: failed} {
@@ -368,7 +355,7 @@ func (s *soak) writeRows(ctx context.Context, random *rand.Rand, id string) ([]s
 
 func (s *soak) transfer(ctx context.Context, random *rand.Rand, _ string) ([]string, error) {
 	from, to := random.IntN(soakAccounts), random.IntN(soakAccounts)
-	return nil, dsqltx.Run(ctx, s.anyPool(random), func(ctx context.Context, tx pgx.Tx) error {
+	return nil, dsqltx.Run(ctx, s.pool, func(ctx context.Context, tx pgx.Tx) error {
 		var balance int
 		if err := tx.QueryRow(ctx, "select balance from accounts where id = $1 for update", from).Scan(&balance); err != nil {
 			return err
@@ -380,13 +367,13 @@ func (s *soak) transfer(ctx context.Context, random *rand.Rand, _ string) ([]str
 	})
 }
 
-// read looks at the accounts' sum, through any pool.
+// read looks at the accounts' sum, through either pool.
 func (s *soak) read(ctx context.Context, random *rand.Rand, _ string) ([]string, error) {
 	const query = "select sum(balance)::int from accounts"
-	sum, pgxPool, pool := 0, random.IntN(2) == 0, s.anyPool(random)
+	sum, pgxPool := 0, random.IntN(2) == 0
 	err := dsqltx.Runner{Idempotent: true}.Retry(ctx, func(ctx context.Context) error {
 		if pgxPool {
-			return pool.QueryRow(ctx, query).Scan(&sum)
+			return s.pool.QueryRow(ctx, query).Scan(&sum)
 		}
 		return s.db.QueryRowContext(ctx, query).Scan(&sum)
 	})
@@ -396,10 +383,8 @@ func (s *soak) read(ctx context.Context, random *rand.Rand, _ string) ([]string,
 	return nil, err
 }
 
-func (s *soak) connect(ctx context.Context, random *rand.Rand, id string) ([]string, error) {
-	c := s.config
-	c.Transport = []string{"tcp", "tcp", "websocket"}[random.IntN(3)]
-	conn, err := dsql.Connect(ctx, c)
+func (s *soak) connect(ctx context.Context, _ *rand.Rand, id string) ([]string, error) {
+	conn, err := dsql.Connect(ctx, s.config)
 	if err != nil {
 		return []string{id}, err
 	}
@@ -459,10 +444,9 @@ func (s *soak) settle() {
 	var err error
 	require.True(s, eventually(2*time.Minute, func() bool {
 		s.pool.Reset()
-		s.webSockets.Reset()
 		ctx, cancel := context.WithTimeout(s.Context(), soakOpTime)
 		defer cancel()
-		err = errors.Join(s.pool.Ping(ctx), s.webSockets.Ping(ctx), s.db.PingContext(ctx))
+		err = errors.Join(s.pool.Ping(ctx), s.db.PingContext(ctx))
 		return err == nil && s.credentials.Load() > spoiled
 	}), "%v", err)
 }
@@ -472,11 +456,7 @@ func (s *soak) report() {
 	counts := s.server.Transactions()
 	s.faults["commits cut"] = counts.Cuts
 	s.faults["conflicts"] = counts.Conflicts
-	sessions := map[bool]int{} // by whether it is a WebSocket
 	for _, a := range s.server.Attempts() {
-		if a.Outcome == "ok" && !a.Cancel {
-			sessions[a.WebSocket]++
-		}
 		switch {
 		case a.Fault.Effect != 0:
 			a.Fault.After = 0
@@ -494,8 +474,6 @@ func (s *soak) report() {
 		s.Logf("operation %7d %s", s.ended[name], name)
 	}
 	s.Logf("%d faults struck", total)
-	s.Logf("%d sessions over TCP, %d by WebSocket", sessions[false], sessions[true])
-	require.Greater(s, 4*sessions[true], sessions[false], "far less than a third by WebSocket")
 	require.Positive(s, total)
 	for _, kind := range []string{"Run", "RunSQL", "Exec", "Writer", "transfer", "read", "Connect"} {
 		require.Positive(s, s.ended[kind+": done"], kind)
@@ -538,9 +516,8 @@ func (s *soak) balance() {
 
 func (s *soak) close() {
 	s.pool.Close()
-	s.webSockets.Close()
 	require.NoError(s, s.db.Close())
 	require.Eventually(s, func() bool { return s.server.Sessions() == 0 }, 10*time.Second, time.Millisecond)
 	require.NoError(s, s.server.Close())
-	s.server, s.config, s.pool, s.webSockets, s.db, s.written = nil, dsql.Config{}, nil, nil, nil, nil
+	s.server, s.config, s.pool, s.db, s.written = nil, dsql.Config{}, nil, nil, nil
 }

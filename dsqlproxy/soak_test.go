@@ -223,7 +223,7 @@ func (s *soak) spoil() {
 			return dsqltest.Fault{}
 		}
 		effects := []dsqltest.Effect{dsqltest.Reset, dsqltest.HangUp, dsqltest.Garbage}
-		f := dsqltest.Fault{Phase: dsqltest.Phase(connections.IntN(int(dsqltest.OnQuery)+1)), Effect: effects[connections.IntN(len(effects))]}
+		f := dsqltest.Fault{Phase: dsqltest.Phase(connections.IntN(6)), Effect: effects[connections.IntN(len(effects))]}
 		if f.Phase == dsqltest.OnQuery {
 			f.After = connections.IntN(4_000)
 		}
