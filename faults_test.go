@@ -536,7 +536,7 @@ func TestConnectsUnderRandomFaults(t *testing.T) {
 		if random.IntN(20) == 0 {
 			effect = dsqltest.Silence // takes a third of ConnectTimeout
 		}
-		return dsqltest.Fault{Phase: dsqltest.Phase(random.IntN(6)), Effect: effect, After: random.IntN(300)}
+		return dsqltest.Fault{Phase: dsqltest.Phase(random.IntN(int(dsqltest.OnQuery) + 1)), Effect: effect, After: random.IntN(300)}
 	}))
 	names := []string{"Connect", "NewPool", "OpenDB"}
 	var answered, failed atomic.Int64
